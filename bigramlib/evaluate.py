@@ -1,0 +1,216 @@
+"""One streaming pass over held-out running text: how well a (sub)network predicts the text and the bigram table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from bigramlib.progress import tqdm
+
+from bigramlib.corpus import SEQUENCE_LENGTH, TokenCorpus
+from bigramlib.models import LanguageModel
+from bigramlib.subnetwork import Subnetwork
+from bigramlib.targets import BigramTable
+
+NATS_PER_BIT = float(np.log(2))
+MAX_TOKENS = 32_768
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one pass measured.
+
+    Attributes:
+        r: bigram correlation, Pearson's r over tokens of the model's and the bigram table's surprisals, without tokens
+            whose bigram was never seen (paper, definitions).
+        r_clipped: the same over all tokens, with the largest finite bigram surprisal in place of infinite ones.
+        kl: mean KL from the bigram table's prediction to the model's, nats.
+        cross_entropy: mean surprisal of the text, nats.
+        surprisals: [tokens] the model's surprisals, bits.
+        bigram_surprisals: [tokens] the table's, bits; infinite where the bigram was never seen.
+    """
+
+    r: float
+    r_clipped: float
+    kl: float
+    cross_entropy: float
+    surprisals: Float[np.ndarray, " tokens"]
+    bigram_surprisals: Float[np.ndarray, " tokens"]
+
+    @property
+    def perplexity(self) -> float:
+        """exp of the cross-entropy."""
+        return float(np.exp(self.cross_entropy))
+
+
+def evaluate(
+    model: LanguageModel,
+    corpus: TokenCorpus,
+    table: BigramTable,
+    subnetwork: Subnetwork | None = None,
+    *,
+    max_tokens: int | None = MAX_TOKENS,
+    sequence_length: int = SEQUENCE_LENGTH,
+    batch_size: int = 16,
+) -> Evaluation:
+    """Evaluate a model, or one of its subnetworks, on running text.
+
+    Args:
+        model: the model.
+        corpus: held-out text.
+        table: the bigram table to compare with.
+        subnetwork: keep only these weights; the whole model by default.
+        max_tokens: at most so many tokens, spread evenly over the corpus; None for all.
+        sequence_length, batch_size: shape of a batch.
+    """
+    current, following, valid = corpus.windows(sequence_length, max_tokens)
+    divergence = table.bind(model)
+    surprisals, kls = [], []
+    with torch.inference_mode(), subnetwork.applied(model) if subnetwork else nullcontext():
+        for begin in tqdm(range(0, len(current), batch_size), desc="evaluating", unit="batch", leave=False):
+            ids = torch.from_numpy(current[begin : begin + batch_size]).to(model.device)
+            hidden = model.hidden(ids)
+            log_probability = model.unembed(hidden).log_softmax(-1)
+            chosen = torch.from_numpy(following[begin : begin + batch_size]).to(model.device)
+            surprisals.append(-log_probability.gather(-1, chosen[..., None])[..., 0].cpu().double().numpy())
+            kls.append(divergence(ids, hidden).cpu().double().numpy())
+    bits = np.concatenate(surprisals)[valid] / NATS_PER_BIT
+    bigram_bits = table.surprisals(current, following)[valid]
+    finite = np.isfinite(bigram_bits)
+    clipped = np.where(finite, bigram_bits, bigram_bits[finite].max(initial=0.0))
+    return Evaluation(
+        r=correlation(bits[finite], bigram_bits[finite]),
+        r_clipped=correlation(bits, clipped),
+        kl=float(np.concatenate(kls)[valid].mean()),
+        cross_entropy=float(bits.mean() * NATS_PER_BIT),
+        surprisals=bits,
+        bigram_surprisals=bigram_bits,
+    )
+
+
+def table_cross_entropies(
+    table: BigramTable, corpus: TokenCorpus, *, max_tokens: int | None = MAX_TOKENS
+) -> dict[str, float]:
+    """How well the tables alone predict running text, in nats per token; the yardsticks for a language model.
+
+    The bigram table as it is gives never-seen bigrams no probability, so it is interpolated with the unigram table, with the
+    weight that is best on these very tokens (which favours the table). The unigram table counts every token once more.
+
+    Returns:
+        "bigram": the interpolated table; "unigram"; "seen": the share of tokens whose bigram was seen in training.
+    """
+    current, following, valid = corpus.windows(max_tokens=max_tokens)
+    bigram_bits = table.surprisals(current, following)[valid]
+    bigram = 2.0**-bigram_bits
+    smoothed = (table.unigram_counts + 1) / (table.unigram_counts.sum() + table.vocabulary_size)
+    unigram = smoothed[following[valid]]
+    weights = np.linspace(0.01, 0.99, 99)[:, None]
+    return {
+        "bigram": float((-np.log(weights * bigram + (1 - weights) * unigram)).mean(axis=1).min()),
+        "unigram": float(-np.log(unigram).mean()),
+        "seen": float(np.isfinite(bigram_bits).mean()),
+    }
+
+
+def correlation(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"]) -> float:
+    """Pearson's r; NaN where one side does not vary."""
+    a, b = a - a.mean(), b - b.mean()
+    scale = np.sqrt((a @ a) * (b @ b))
+    return float(a @ b / scale) if scale else float("nan")
+
+
+def frontier(
+    model: LanguageModel,
+    subnetworks: Mapping[float, Subnetwork],
+    corpus: TokenCorpus,
+    table: BigramTable,
+    *,
+    draws: int = 0,
+    max_tokens: int | None = MAX_TOKENS,
+) -> pd.DataFrame:
+    """Bigram correlation against size for the subnetworks of one model (paper, finding 1).
+
+    Args:
+        model: the model.
+        subnetworks: by lambda.
+        corpus: held-out text.
+        table: the bigram table.
+        draws: random controls for each subnetwork.
+        max_tokens: as in `evaluate`.
+
+    Returns:
+        One row for each subnetwork, its random controls together (if draws), the full and the empty subnetwork: columns
+        `MEASURES` plus case, sparsity_penalty, total, first_mlp_share.
+    """
+    cases = [("full", np.nan, [Subnetwork.full(model)]), ("empty", np.nan, [Subnetwork.empty(model)])]
+    for penalty, subnetwork in subnetworks.items():
+        cases.append(("subnetwork", penalty, [subnetwork]))
+        if draws:
+            cases.append(("random subnetwork", penalty, [subnetwork.random_like(draw) for draw in range(draws)]))
+    rows = []
+    for case, penalty, members in tqdm(cases, desc=f"evaluating {model.name}", unit="case"):
+        measured = _measured(model, members, corpus, table, max_tokens)
+        share = members[0].first_mlp_share()
+        facts = {"case": case, "sparsity_penalty": penalty, "total": members[0].total, "first_mlp_share": share}
+        rows.append(facts | measured)
+    return pd.DataFrame(rows)
+
+
+def best_within(points: pd.DataFrame, max_density: float) -> pd.Series:
+    """The row of `frontier` with the highest r among subnetworks below a density, with it as `density`; all NaN if none."""
+    found = points[points.case == "subnetwork"].assign(density=lambda row: row.kept / row.total)
+    within = found[found.density < max_density]
+    return within.loc[within.r.idxmax()] if len(within) else pd.Series(np.nan, index=found.columns)
+
+
+def ablate(
+    model: LanguageModel,
+    subnetwork: Subnetwork,
+    corpus: TokenCorpus,
+    table: BigramTable,
+    *,
+    draws: int = 5,
+    max_tokens: int | None = MAX_TOKENS,
+) -> pd.DataFrame:
+    """The ablation table (paper, finding 4), random controls drawn `draws` times with as many weights of each matrix.
+
+    Returns:
+        One row for each of: full, subnetwork, random, full - subnetwork, full - random, empty; columns `MEASURES`.
+    """
+    randoms = [subnetwork.random_like(draw) for draw in range(draws)]
+    cases = {
+        "full": [Subnetwork.full(model)],
+        "subnetwork": [subnetwork],
+        "random": randoms,
+        "full - subnetwork": [~subnetwork],
+        "full - random": [~random for random in randoms],
+        "empty": [Subnetwork.empty(model)],
+    }
+    rows = {
+        name: _measured(model, members, corpus, table, max_tokens)
+        for name, members in tqdm(cases.items(), desc="ablating", unit="case")
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("case")
+
+
+MEASURES = ("kept", "r", "r_clipped", "kl", "cross_entropy", "perplexity", "r_spread", "cross_entropy_spread")
+"""Columns of `frontier` and `ablate`: kept weights; means over the draws (KL and cross-entropy in nats); and half the range
+over the draws of r and of the cross-entropy."""
+
+
+def _measured(
+    model: LanguageModel, members: list[Subnetwork], corpus: TokenCorpus, table: BigramTable, max_tokens: int | None
+) -> dict[str, float]:
+    """`MEASURES` of one or several subnetworks of the same size."""
+    results = [evaluate(model, corpus, table, member, max_tokens=max_tokens) for member in members]
+    means = {name: float(np.mean([getattr(result, name) for result in results])) for name in MEASURES[1:6]}
+    spreads = {
+        f"{name}_spread": float(np.ptp([getattr(result, name) for result in results]) / 2)
+        for name in ("r", "cross_entropy")
+    }
+    return {"kept": members[0].kept} | means | spreads

@@ -1,0 +1,208 @@
+"""Frozen fp32 language models: loading them, running them with masked weights, and bridging them to TransformerLens."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.func import functional_call
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from bigramlib.architectures import Architecture
+from bigramlib.checkpoints import load_checkpoint
+from bigramlib.store import ASSETS, tensors_hash
+
+EMBEDDED = ("mini",)
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A frozen causal language model with its tokenizer.
+
+    Attributes:
+        name: how `load_model` finds it again, revision included ("mini@step256").
+        hf: the Hugging Face model, fp32, in evaluation mode, without gradients.
+        tokenizer: its tokenizer.
+    """
+
+    name: str
+    hf: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+    def __post_init__(self) -> None:
+        self.hf.float().eval().requires_grad_(False)
+        self.hf.config.use_cache = False
+        missing = set(self.architecture.maskable) - {name for name, _ in self.hf.named_parameters()}
+        if missing:
+            raise ValueError(
+                f"The model {self.name!r} has no parameter {sorted(missing)[0]!r}, which its architecture "
+                f"{self.architecture.model_type!r} should have; load the unchanged Hugging Face model."
+            )
+        ids = torch.arange(min(4, self.vocabulary_size), device=self.device)[None]
+        with torch.no_grad():
+            own = self.hf(ids).logits[..., : self.vocabulary_size]
+            if not torch.allclose(self.unembed(self.hidden(ids)), own, rtol=1e-3, atol=1e-3):
+                raise ValueError(f"The logits of {self.name!r} are not its unembedding of the last hidden state.")
+
+    @cached_property
+    def architecture(self) -> Architecture:
+        """The layout of its attention and MLP matrices."""
+        return Architecture.of(self.hf.config)
+
+    @cached_property
+    def vocabulary_size(self) -> int:
+        """Entries of the tokenizer; unembedding rows that only pad the matrix are cut off everywhere."""
+        return min(len(self.tokenizer), self.hf.get_output_embeddings().weight.shape[0])
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return self.hf.get_input_embeddings().weight.device
+
+    @cached_property
+    def maskable(self) -> dict[str, Tensor]:
+        """The maskable weight matrices by parameter name."""
+        parameters = dict(self.hf.named_parameters())
+        return {name: parameters[name] for name in self.architecture.maskable}
+
+    @cached_property
+    def weights_hash(self) -> str:
+        """SHA-256 of all its weights."""
+        return tensors_hash(dict(self.hf.named_parameters()))
+
+    @property
+    def unembedding(self) -> tuple[Float[Tensor, "vocab d_model"], Float[Tensor, " vocab"] | None]:
+        """The unembedding matrix and its bias, padding rows cut off."""
+        head = self.hf.get_output_embeddings()
+        bias = getattr(head, "bias", None)
+        return head.weight[: self.vocabulary_size], None if bias is None else bias[: self.vocabulary_size]
+
+    @property
+    def logit_cap(self) -> float | None:
+        """The bound of a tanh cap on the logits (Gemma 2); None where logits are linear in the last hidden state."""
+        return getattr(self.hf.config, "final_logit_softcapping", None)
+
+    def hidden(
+        self, ids: Int[Tensor, "batch pos"], weights: Mapping[str, Tensor] | None = None
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """The last hidden state, after the final norm, optionally with some weights replaced (by full parameter name)."""
+        if weights is None:
+            return self.hf.base_model(ids).last_hidden_state
+        prefix = self.hf.base_model_prefix + "."
+        inner = {name.removeprefix(prefix): value for name, value in weights.items()}
+        return functional_call(self.hf.base_model, inner, (ids,)).last_hidden_state
+
+    def unembed(self, hidden: Float[Tensor, "*shape d_model"]) -> Float[Tensor, "*shape vocab"]:
+        """Next-token logits of a last hidden state."""
+        logits = torch.nn.functional.linear(hidden, *self.unembedding)
+        return logits if self.logit_cap is None else self.logit_cap * torch.tanh(logits / self.logit_cap)
+
+    def bridge(self) -> object:
+        """A TransformerLens bridge around a copy of the model as it is now.
+
+        The bridge rewrites what it wraps (it splits fused QKV matrices), so it never gets the model itself; inside
+        `with subnetwork.applied(model):` it shows the subnetwork.
+        """
+        from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+
+        hf = copy.deepcopy(self.hf)
+        hf.config.architectures = [type(hf).__name__]
+        return build_bridge_from_module(hf, type(hf).__name__, hf_config=hf.config, tokenizer=None)
+
+    def to(self, device: str | torch.device) -> LanguageModel:
+        """Move the model to a device, in place, and return it."""
+        self.hf.to(device)
+        self.__dict__.pop("maskable", None)
+        return self
+
+
+def load_model(name: str | Path, device: str = "cpu") -> LanguageModel:
+    """Load a frozen fp32 language model.
+
+    Args:
+        name: "mini" (the embedded model) or one of its checkpoints ("mini@step256"); a local folder in Hugging Face format;
+            a .gguf file; or a hub id, optionally with a revision ("EleutherAI/pythia-160m@step3000").
+        device: where to put it.
+
+    Raises:
+        ValueError: there is no such model or checkpoint, or its architecture is not known.
+    """
+    name = str(name)
+    stem, _, revision = name.partition("@")
+    path = Path(name).expanduser()
+    if stem in EMBEDDED:
+        model = _load_embedded(stem, revision)
+    elif path.suffix == ".gguf" and path.is_file():
+        model = _load_gguf(path)
+    elif path.is_dir():
+        model = _load_pretrained(str(path), None, name)
+    else:
+        model = _load_pretrained(stem, revision or None, name)
+    return model.to(device)
+
+
+def checkpoint_names(name: str) -> dict[int, str]:
+    """The pretraining checkpoints of an embedded model as names for `load_model`, by step; any other model is its own last."""
+    if name in EMBEDDED:
+        return {step: f"{name}@step{step}" for step in _embedded_steps(name)}
+    return {0: name}
+
+
+def randomly_initialized(model: LanguageModel, seed: int = 0, keep_embeddings: bool = False) -> LanguageModel:
+    """A model of the same shape with fresh random weights, optionally with the trained (un)embeddings (paper's control)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        hf = AutoModelForCausalLM.from_config(copy.deepcopy(model.hf.config), dtype=torch.float32)
+    if keep_embeddings:
+        with torch.no_grad():
+            for side in ("get_input_embeddings", "get_output_embeddings"):
+                getattr(hf, side)().weight.copy_(getattr(model.hf, side)().weight)
+    suffix = "random, trained embeddings" if keep_embeddings else "random"
+    return replace(model, name=f"{model.name} ({suffix}, seed {seed})", hf=hf).to(model.device)
+
+
+def _load_embedded(stem: str, revision: str) -> LanguageModel:
+    folder = ASSETS / stem
+    steps = _embedded_steps(stem)
+    step = revision.removeprefix("step") or str(steps[-1])
+    if step not in map(str, steps):
+        raise ValueError(
+            f"The embedded model {stem!r} has no checkpoint {revision!r}; use one of {', '.join(f'step{s}' for s in steps)}."
+        )
+    hf = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=torch.float32)
+    hf.load_state_dict(load_checkpoint(folder / f"step{step}.safetensors"), strict=False)
+    hf.tie_weights()
+    return LanguageModel(f"{stem}@{revision}" if revision else stem, hf, AutoTokenizer.from_pretrained(folder))
+
+
+def _embedded_steps(stem: str) -> list[int]:
+    return sorted(int(file.stem.removeprefix("step")) for file in (ASSETS / stem).glob("step*.safetensors"))
+
+
+def _load_gguf(path: Path) -> LanguageModel:
+    from transformers import GgufConfig
+
+    hf = AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+    )
+    return LanguageModel(str(path), hf, AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name))
+
+
+def _load_pretrained(source: str, revision: str | None, name: str) -> LanguageModel:
+    options = {"revision": revision} if revision else {}
+    try:
+        Architecture.of(AutoConfig.from_pretrained(source, **options))
+        hf = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, **options)
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+    except OSError as error:
+        raise ValueError(
+            f"There is no model {name!r}: it is not embedded ({', '.join(EMBEDDED)}), not a local model folder or .gguf file, "
+            f"and the Hugging Face hub did not give it ({str(error).splitlines()[0]})"
+        ) from None
+    return LanguageModel(name, hf, tokenizer)

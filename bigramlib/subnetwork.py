@@ -1,0 +1,228 @@
+"""A hard subnetwork: one bit for each maskable weight, with its provenance."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from torch import Tensor
+
+from bigramlib.architectures import Architecture
+from bigramlib.models import LanguageModel
+from bigramlib.store import content_hash, written_whole
+
+FORMAT = "bigramlib subnetwork 1"
+
+
+@dataclass(frozen=True)
+class Subnetwork:
+    """Which maskable weights are kept.
+
+    Attributes:
+        masks: bool tensors on the CPU by Hugging Face parameter name; True keeps the weight.
+        architecture: the layout of those parameters.
+        provenance: JSON-able facts: how this subnetwork came about.
+    """
+
+    masks: Mapping[str, Tensor]
+    architecture: Architecture
+    provenance: dict = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if set(self.masks) != set(self.architecture.maskable):
+            odd = sorted(set(self.masks) ^ set(self.architecture.maskable))[0]
+            raise ValueError(
+                f"Masks must name exactly the maskable parameters of the architecture; {odd!r} does not match."
+            )
+        for name, mask in self.masks.items():
+            if mask.dtype != torch.bool or mask.ndim != 2:
+                raise ValueError(
+                    f"The mask of {name!r} is {mask.dtype} with {mask.ndim} axes; it must be a bool matrix."
+                )
+
+    @classmethod
+    def full(cls, model: LanguageModel) -> Subnetwork:
+        """Everything kept: the model itself (paper: lambda = -inf)."""
+        masks = {name: torch.ones(weight.shape, dtype=torch.bool) for name, weight in model.maskable.items()}
+        return cls(masks, model.architecture, {"model": model.name, "origin": "full"})
+
+    @classmethod
+    def empty(cls, model: LanguageModel) -> Subnetwork:
+        """Nothing kept: embeddings, norms, biases and unembedding alone (paper: lambda = +inf)."""
+        return (~cls.full(model))._with_origin("empty")
+
+    # -- size ---------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def kept(self) -> int:
+        """Number of kept weights."""
+        return sum(int(mask.sum()) for mask in self.masks.values())
+
+    @cached_property
+    def total(self) -> int:
+        """Number of maskable weights."""
+        return sum(mask.numel() for mask in self.masks.values())
+
+    @property
+    def density(self) -> float:
+        """Kept share of the maskable weights."""
+        return self.kept / self.total
+
+    def table(self) -> pd.DataFrame:
+        """One row for each layer and component: kept, total, density, and its share of all kept weights."""
+        rows = []
+        for component in self.architecture.components:
+            part = component.of(self.masks[component.parameter])
+            rows.append((component.layer, component.name, int(part.sum()), part.numel()))
+        table = pd.DataFrame(rows, columns=["layer", "component", "kept", "total"])
+        table["density"] = table.kept / table.total
+        table["share"] = table.kept / max(1, self.kept)
+        return table
+
+    def first_mlp_share(self) -> float:
+        """Share of the kept weights that lies in the first layer's MLP (paper, finding 2)."""
+        table = self.table()
+        return float(table.share[(table.layer == 0) & table.component.str.startswith("mlp")].sum())
+
+    def history(self) -> pd.DataFrame:
+        """How its training went: columns step, kl (nats), density, undecided (share of the gates)."""
+        return pd.DataFrame(self.provenance.get("history", []), columns=["step", "kl", "density", "undecided"])
+
+    # -- set algebra and controls -------------------------------------------------------------------------------------
+
+    def __invert__(self) -> Subnetwork:
+        """The complement: the full model minus this subnetwork."""
+        masks = {name: ~mask for name, mask in self.masks.items()}
+        return Subnetwork(masks, self.architecture, {"origin": "complement", "of": self.provenance})
+
+    def __and__(self, other: Subnetwork) -> Subnetwork:
+        return self._combined(other, "intersection", torch.logical_and)
+
+    def __or__(self, other: Subnetwork) -> Subnetwork:
+        return self._combined(other, "union", torch.logical_or)
+
+    def __sub__(self, other: Subnetwork) -> Subnetwork:
+        return self._combined(other, "difference", lambda mine, theirs: mine & ~theirs)
+
+    def random_like(self, seed: int) -> Subnetwork:
+        """A control that keeps as many weights of each matrix, drawn uniformly (the paper's flat shuffle)."""
+        generator = torch.Generator().manual_seed(seed)
+        masks = {}
+        for name, mask in self.masks.items():
+            flat = torch.zeros(mask.numel(), dtype=torch.bool)
+            flat[torch.randperm(mask.numel(), generator=generator)[: int(mask.sum())]] = True
+            masks[name] = flat.view(mask.shape)
+        return Subnetwork(masks, self.architecture, {"origin": "random", "seed": seed, "like": self.provenance})
+
+    # -- use on a model -----------------------------------------------------------------------------------------------
+
+    def check_fits(self, model: LanguageModel) -> None:
+        """Raise ValueError, naming the difference, unless this subnetwork's matrices are those of the model."""
+        if self.architecture != model.architecture:
+            mine, theirs = asdict(self.architecture), asdict(model.architecture)
+            odd = next(key for key in mine if mine[key] != theirs[key])
+            raise ValueError(
+                f"The subnetwork is of a model with {odd} {mine[odd]}, but {model.name!r} has {theirs[odd]}; "
+                "load the model it was found in."
+            )
+        for name, weight in model.maskable.items():
+            if self.masks[name].shape != weight.shape:
+                raise ValueError(
+                    f"The mask of {name!r} is {tuple(self.masks[name].shape)}, but in {model.name!r} the weight is "
+                    f"{tuple(weight.shape)}; load the model it was found in."
+                )
+
+    @contextmanager
+    def applied(self, model: LanguageModel) -> Iterator[LanguageModel]:
+        """Within the block, weights outside the subnetwork are zero; afterwards, even after an error, all is as before."""
+        self.check_fits(model)
+        originals = {name: weight.data for name, weight in model.maskable.items()}
+        try:
+            for name, weight in model.maskable.items():
+                weight.data = originals[name] * self.masks[name].to(weight.device)
+            yield model
+        finally:
+            for name, weight in model.maskable.items():
+                weight.data = originals[name]
+
+    # -- on disk ------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of the masks."""
+        return content_hash(*(part for name in self.masks for part in (name, self.masks[name].numpy())))
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file: masks as packed bits, everything else as JSON metadata. Whole or not at all."""
+        header = {
+            "format": FORMAT,
+            "hash": self.hash,
+            "shapes": {name: list(mask.shape) for name, mask in self.masks.items()},
+            "architecture": asdict(self.architecture),
+            "provenance": self.provenance,
+        }
+        packed = {name: np.packbits(mask.numpy()) for name, mask in self.masks.items()}
+        with written_whole(Path(path)) as temporary:
+            save_file(packed, temporary, metadata={"bigramlib": json.dumps(header)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Subnetwork:
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: a truncated, altered or foreign file.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"There is no subnetwork file {str(path)!r}.")
+        try:
+            with safe_open(path, framework="numpy") as file:
+                header = json.loads((file.metadata() or {})["bigramlib"])
+                if header["format"] != FORMAT:
+                    raise ValueError(f"its format is {header['format']!r}")
+                masks = {}
+                for name, shape in header["shapes"].items():
+                    bits = np.unpackbits(file.get_tensor(name), count=int(np.prod(shape))).astype(bool)
+                    masks[name] = torch.from_numpy(bits.reshape(shape))
+            subnetwork = cls(masks, Architecture(**header["architecture"]), header["provenance"])
+            if subnetwork.hash != header["hash"]:
+                raise ValueError("its masks do not have the hash that it states")
+        except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
+            raise ValueError(
+                f"{str(path)!r} is not a whole subnetwork file of this library ({error}); fetch or train it again."
+            ) from None
+        return subnetwork
+
+    def _repr_html_(self) -> str:
+        facts = {
+            "kept": f"{self.kept:,} of {self.total:,} maskable weights ({self.density:.2%})",
+            "in the first MLP": f"{self.first_mlp_share():.1%} of the kept weights",
+            **{key: value for key, value in self.provenance.items() if isinstance(value, str | int | float | bool)},
+        }
+        density = self.table().pivot(index="layer", columns="component", values="density")
+        density = density[list(dict.fromkeys(component.name for component in self.architecture.components))]
+        body = "".join(
+            f"<tr><th style='text-align:left'>{key}</th><td>{value}</td></tr>" for key, value in facts.items()
+        )
+        shaded = density.style.format("{:.2%}").background_gradient("Blues", axis=None).set_caption("density")
+        return f"<b>Subnetwork</b><table>{body}</table>{shaded.set_uuid('subnetwork').to_html()}"
+
+    def _combined(self, other: Subnetwork, origin: str, operation: Callable[[Tensor, Tensor], Tensor]) -> Subnetwork:
+        if self.architecture != other.architecture:
+            raise ValueError(
+                "The two subnetworks are of models with different shapes; combine subnetworks of one model."
+            )
+        masks = {name: operation(mask, other.masks[name]) for name, mask in self.masks.items()}
+        return Subnetwork(masks, self.architecture, {"origin": origin, "of": [self.provenance, other.provenance]})
+
+    def _with_origin(self, origin: str) -> Subnetwork:
+        return Subnetwork(self.masks, self.architecture, {"origin": origin})

@@ -1,0 +1,227 @@
+"""What a subnetwork should predict: a bigram table, a unigram table, or the full model itself.
+
+A target is bound to a model once and then gives, for a batch, the KL divergence of every position without ever holding a
+[batch, pos, vocab] target: with logits h W_U^T + b the expected target logit of context c is h . E[c] + e[c], where
+E = P W_U and e = P b are computed once from the sparse table P.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+import scipy.sparse
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from bigramlib.corpus import TokenCorpus
+from bigramlib.models import LanguageModel
+from bigramlib.store import content_hash
+
+
+class BoundTarget(Protocol):
+    """A target on a model: called with ids and last hidden states, it gives the KL of each position in nats."""
+
+    def __call__(
+        self, ids: Int[Tensor, "batch pos"], hidden: Float[Tensor, "batch pos d_model"]
+    ) -> Float[Tensor, "batch pos"]: ...
+
+
+class Target(Protocol):
+    """Anything that a subnetwork can be trained to predict."""
+
+    @property
+    def hash(self) -> str:
+        """Identifies the target's content."""
+        ...
+
+    def bind(self, model: LanguageModel) -> BoundTarget:
+        """Prepare the target for a model's unembedding and device."""
+        ...
+
+
+@dataclass(frozen=True)
+class BigramTable:
+    """P(next | current): maximum-likelihood counts, no smoothing (paper: bigram target).
+
+    Attributes:
+        counts: sparse [vocab, vocab], how often each column's token followed each row's within a document.
+        unigram_counts: [vocab], the backoff of contexts never seen; all zero means a uniform backoff.
+    """
+
+    counts: scipy.sparse.csr_array
+    unigram_counts: Int[np.ndarray, " vocab"]
+
+    def __post_init__(self) -> None:
+        size = len(self.unigram_counts)
+        if self.counts.shape != (size, size):
+            raise ValueError(
+                f"Bigram counts of shape {self.counts.shape} do not fit {size} unigram counts; use one vocabulary."
+            )
+        if self.counts.nnz and self.counts.data.min() < 0 or size and self.unigram_counts.min() < 0:
+            raise ValueError("Counts must not be negative.")
+
+    @classmethod
+    def from_corpus(cls, corpus: TokenCorpus) -> BigramTable:
+        """Count the bigrams of a corpus; none crosses from one document into the next."""
+        size = corpus.vocabulary_size
+        ids = np.asarray(corpus.ids, dtype=np.int64)
+        within = np.ones(len(ids) - 1, dtype=bool)
+        within[corpus.starts[1:] - 1] = False
+        pairs = (ids[:-1] * size + ids[1:])[within]
+        codes, counts = np.unique(pairs, return_counts=True)
+        table = scipy.sparse.csr_array((counts, (codes // size, codes % size)), shape=(size, size))
+        return cls(table, np.bincount(ids, minlength=size))
+
+    def unigram(self) -> BigramTable:
+        """The unigram table through the same interface: no context is seen, so each backs off."""
+        return BigramTable(scipy.sparse.csr_array(self.counts.shape, dtype=self.counts.dtype), self.unigram_counts)
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Entries of the vocabulary."""
+        return len(self.unigram_counts)
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of the counts."""
+        counts = self.counts.sorted_indices()
+        arrays = (counts.indptr, counts.indices, counts.data, self.unigram_counts)
+        return content_hash(*(np.asarray(array, dtype=np.int64) for array in arrays))
+
+    @cached_property
+    def seen(self) -> np.ndarray:
+        """[vocab] whether a token was seen with a successor."""
+        return np.asarray(self.counts.sum(axis=1)).ravel() > 0
+
+    @cached_property
+    def conditional(self) -> scipy.sparse.csr_array:
+        """Sparse [vocab, vocab] float64 P(column | row); rows of unseen contexts are empty (they mean `backoff`)."""
+        totals = np.asarray(self.counts.sum(axis=1)).ravel()
+        scale = np.divide(1.0, totals, out=np.zeros(len(totals)), where=totals > 0)
+        return scipy.sparse.csr_array(scipy.sparse.diags_array(scale) @ self.counts)
+
+    @cached_property
+    def backoff(self) -> Float[np.ndarray, " vocab"]:
+        """[vocab] float64: the unigram distribution, or the uniform one if there are no counts at all."""
+        total = self.unigram_counts.sum()
+        return self.unigram_counts / total if total else np.full(self.vocabulary_size, 1 / self.vocabulary_size)
+
+    @cached_property
+    def entropy(self) -> Float[np.ndarray, " vocab"]:
+        """[vocab] the entropy of the prediction after each token, in nats."""
+        plogp = self.conditional.copy()
+        plogp.data = -plogp.data * np.log(plogp.data)
+        backoff = self.backoff[self.backoff > 0]
+        return np.where(self.seen, np.asarray(plogp.sum(axis=1)).ravel(), -(backoff * np.log(backoff)).sum())
+
+    def probabilities(self, contexts: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n vocab"]:
+        """Dense predictions after some tokens, for small vocabularies and few contexts."""
+        rows = self.conditional[contexts].toarray()
+        rows[~self.seen[contexts]] = self.backoff
+        return rows
+
+    def surprisals(
+        self, current: Int[np.ndarray, "*shape"], following: Int[np.ndarray, "*shape"]
+    ) -> Float[np.ndarray, "*shape"]:
+        """-log2 P(following | current) in bits; infinite where the pair was never seen."""
+        flat_current, flat_following = current.ravel(), following.ravel()
+        found = np.asarray(self.conditional[flat_current, flat_following]).ravel()
+        probability = np.where(self.seen[flat_current], found, self.backoff[flat_following])
+        with np.errstate(divide="ignore"):
+            return -np.log2(probability).reshape(current.shape)
+
+    def bind(self, model: LanguageModel) -> BoundTarget:
+        """Prepare for a model: E = P W_U where its logits are linear, gathered sparse rows where they are capped."""
+        if model.vocabulary_size != self.vocabulary_size:
+            raise ValueError(
+                f"The bigram table has {self.vocabulary_size} tokens but the model {model.name!r} has "
+                f"{model.vocabulary_size}; count it on text tokenized with that model's tokenizer."
+            )
+        return _LinearTable(self, model) if model.logit_cap is None else _GatheredTable(self, model)
+
+
+class _LinearTable:
+    """KL to a table through the expected target logit h . E[c] + e[c]; exact, at any vocabulary size."""
+
+    def __init__(self, table: BigramTable, model: LanguageModel) -> None:
+        self.model = model
+        matrix, bias = model.unembedding
+        readout = matrix.double().cpu().numpy()
+        if bias is not None:
+            readout = np.concatenate([readout, bias.double().cpu().numpy()[:, None]], axis=1)
+        expected = np.asarray(table.conditional @ readout)
+        expected[~table.seen] = table.backoff @ readout
+        expected = torch.as_tensor(expected, dtype=torch.float32, device=model.device)
+        width = matrix.shape[1]
+        self.expected_readout = expected[:, :width].contiguous()
+        bias_part = 0.0 if bias is None else expected[:, width]
+        self.offset = bias_part + torch.as_tensor(table.entropy, dtype=torch.float32, device=model.device)
+
+    def __call__(
+        self, ids: Int[Tensor, "batch pos"], hidden: Float[Tensor, "batch pos d_model"]
+    ) -> Float[Tensor, "batch pos"]:
+        expected_logit = (hidden.float() * self.expected_readout[ids]).sum(-1)
+        return self.model.unembed(hidden).float().logsumexp(-1) - expected_logit - self.offset[ids]
+
+
+class _GatheredTable:
+    """KL to a table by gathering the logits of each context's successors (for logits that are not linear)."""
+
+    def __init__(self, table: BigramTable, model: LanguageModel) -> None:
+        self.model = model
+        backoff = scipy.sparse.csr_array(table.backoff[None])
+        rows = scipy.sparse.vstack([table.conditional, backoff]).tocsr()
+        device = model.device
+        self.row_of = torch.as_tensor(np.where(table.seen, np.arange(len(table.seen)), len(table.seen)), device=device)
+        self.begin = torch.as_tensor(rows.indptr[:-1].astype(np.int64), device=device)
+        self.length = torch.as_tensor(np.diff(rows.indptr).astype(np.int64), device=device)
+        self.column = torch.as_tensor(rows.indices.astype(np.int64), device=device)
+        self.probability = torch.as_tensor(rows.data, dtype=torch.float32, device=device)
+        self.entropy = torch.as_tensor(table.entropy, dtype=torch.float32, device=device)
+
+    def __call__(
+        self, ids: Int[Tensor, "batch pos"], hidden: Float[Tensor, "batch pos d_model"]
+    ) -> Float[Tensor, "batch pos"]:
+        logits = self.model.unembed(hidden).float().flatten(0, 1)
+        rows = self.row_of[ids.flatten()]
+        lengths = self.length[rows]
+        position = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), lengths)
+        first = torch.cumsum(lengths, 0) - lengths
+        entry = (self.begin[rows] - first)[position] + torch.arange(len(position), device=rows.device)
+        terms = self.probability[entry] * logits[position, self.column[entry]]
+        expected_logit = torch.zeros(len(rows), device=rows.device).index_add(0, position, terms)
+        return (logits.logsumexp(-1) - expected_logit).view(ids.shape) - self.entropy[ids]
+
+
+@dataclass(frozen=True)
+class ModelTarget:
+    """The full model's own predictions as the target (paper: optimal pruning, finding 5)."""
+
+    model: LanguageModel
+
+    @property
+    def hash(self) -> str:
+        """Identifies the model whose predictions are the target."""
+        return content_hash("model target", self.model.weights_hash)
+
+    def bind(self, model: LanguageModel) -> BoundTarget:
+        """Prepare for a model with the same vocabulary (usually the model itself)."""
+        if model.vocabulary_size != self.model.vocabulary_size:
+            raise ValueError(
+                f"The target model {self.model.name!r} has {self.model.vocabulary_size} tokens but {model.name!r} has "
+                f"{model.vocabulary_size}; both must share a vocabulary."
+            )
+
+        def divergence(
+            ids: Int[Tensor, "batch pos"], hidden: Float[Tensor, "batch pos d_model"]
+        ) -> Float[Tensor, "batch pos"]:
+            with torch.no_grad():
+                target = self.model.unembed(self.model.hidden(ids)).float().log_softmax(-1)
+            own = model.unembed(hidden).float().log_softmax(-1)
+            return (target.exp() * (target - own)).sum(-1)
+
+        return divergence

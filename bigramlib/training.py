@@ -1,0 +1,318 @@
+"""Continuous sparsification: find the few weights that predict a target (Savarese et al. 2020; paper, recipe).
+
+One logit s for each maskable weight; the forward pass uses W * sigmoid(beta s); the loss is the mean KL to the target plus
+lambda times the mean gate; beta grows until the gates are decided; the mask is s > 0. All logits, gates, masked weights
+and their gradients live in flat buffers whose pieces the model sees as its matrices, so a step is a plain fine-tuning step
+plus a few elementwise sweeps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from bigramlib.progress import tqdm
+
+import bigramlib
+from bigramlib.corpus import TokenCorpus
+from bigramlib.models import LanguageModel
+from bigramlib.store import content_hash, store_folder
+from bigramlib.subnetwork import Subnetwork
+from bigramlib.targets import Target
+
+ZERO_WEIGHT_LOGIT = -1e6
+CHECK_EVERY = 10
+
+
+@dataclass(frozen=True)
+class SparsifyConfig:
+    """How to find a subnetwork; the defaults are the short schedule, `SparsifyConfig.paper` is the paper's.
+
+    Attributes:
+        sparsity_penalty: lambda, nats for keeping every weight; larger finds smaller subnetworks.
+        steps: optimizer steps at most.
+        batch_size, sequence_length: tokens of one step.
+        learning_rate: of AdamW on the mask logits (other settings are torch's defaults), at the start.
+        annealed: let the learning rate fall linearly to zero over `steps`, so that the last gates can settle.
+        final_beta: beta grows geometrically from 1 to this over `steps`.
+        flattening: None trains on running text. A power a draws i.i.d. tokens in proportion to (unigram probability)^a
+            and weights their losses back to the unigram distribution: the target depends on the current token alone,
+            so this is the same objective with less noise, though in unnatural contexts.
+        undecided_share: stop when gates between 0.1 and 0.9 are at most this share of the gates above 0.9.
+        attempts: runs whose loss stays unstable (`is_unstable`) are tried again with another shuffle, so often in all.
+        seed: of the batches.
+    """
+
+    sparsity_penalty: float = 10.0
+    steps: int = 150
+    batch_size: int = 16
+    sequence_length: int = 128
+    learning_rate: float = 2.3e-3
+    annealed: bool = True
+    final_beta: float = 1000.0
+    flattening: float | None = 0.5
+    undecided_share: float = 0.01
+    attempts: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not (self.sparsity_penalty >= 0 and math.isfinite(self.sparsity_penalty)):
+            raise ValueError(
+                f"sparsity_penalty (lambda) is {self.sparsity_penalty}; it must be zero or a positive number. "
+                "Use Subnetwork.full or Subnetwork.empty for the limits."
+            )
+        for name in ("steps", "batch_size", "sequence_length", "attempts"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
+            raise ValueError(f"learning_rate is {self.learning_rate}; it must be a positive number.")
+        if not self.final_beta >= 1:
+            raise ValueError(f"final_beta is {self.final_beta}; it must be at least 1, where beta starts.")
+        if self.flattening is not None and not 0 <= self.flattening <= 1:
+            raise ValueError(
+                f"flattening is {self.flattening}; it must lie between 0 and 1, or be None for running text."
+            )
+
+    @classmethod
+    def paper(cls, sparsity_penalty: float, seed: int = 0) -> SparsifyConfig:
+        """The recipe of the paper's release: 15,000 steps of 32 x 128 tokens of running text, beta times 1.001 a step."""
+        steps = 15_000
+        return cls(
+            sparsity_penalty=sparsity_penalty,
+            steps=steps,
+            batch_size=32,
+            learning_rate=5e-5,
+            annealed=False,
+            final_beta=1.001**steps,
+            flattening=None,
+            attempts=4,
+            seed=seed,
+        )
+
+
+def find_subnetwork(
+    model: LanguageModel,
+    target: Target,
+    corpus: TokenCorpus,
+    config: SparsifyConfig | None = None,
+) -> Subnetwork:
+    """Train a mask over the model's attention and MLP matrices so that what is kept predicts the target.
+
+    The result is kept in the store under a key made of the model's weights, target, corpus and config; asking again
+    with the same four returns it. The model's own weights are never changed.
+
+    Args:
+        model: the frozen model.
+        target: what the subnetwork should predict.
+        corpus: training text (of which, with `flattening`, only the unigram distribution is used).
+        config: the schedule; the short default one if not given.
+
+    Returns:
+        A subnetwork whose provenance records the config, whether the gates were decided in time (`converged`), and the
+        history of (step, KL in nats, kept share, undecided share).
+
+    Raises:
+        FloatingPointError: the loss is not finite.
+        ValueError: corpus, target and model do not share a vocabulary.
+    """
+    config = config or SparsifyConfig()
+    if corpus.vocabulary_size != model.vocabulary_size:
+        raise ValueError(
+            f"The corpus has token ids for a vocabulary of {corpus.vocabulary_size}, but the model {model.name!r} has "
+            f"{model.vocabulary_size} tokens; tokenize the text with the model's own tokenizer."
+        )
+    key = content_hash(model.weights_hash, target.hash, corpus.hash, asdict(config), "mask training 1")[:24]
+    file = store_folder("subnetworks") / f"{key}.safetensors"
+    if file.exists():
+        return Subnetwork.load(file)
+    for attempt in range(config.attempts):
+        shuffled = np.random.default_rng([config.seed, attempt])
+        subnetwork, losses = _train(model, target, _batches(corpus, config, shuffled), config)
+        if not is_unstable(losses):
+            break
+    provenance = {
+        "model": model.name,
+        "weights_hash": model.weights_hash,
+        "target_hash": target.hash,
+        "corpus": corpus.name,
+        "corpus_hash": corpus.hash,
+        "config": asdict(config),
+        "sparsity_penalty": config.sparsity_penalty,
+        "attempt": attempt,
+        "unstable": is_unstable(losses),
+        "library": f"bigramlib {bigramlib.__version__}",
+        **subnetwork.provenance,
+    }
+    subnetwork = replace(subnetwork, provenance=provenance)
+    subnetwork.save(file)
+    return subnetwork
+
+
+def is_unstable(losses: list[float]) -> bool:
+    """Whether a loss jumped and stayed up (the release's rule).
+
+    A jump is a rise by 0.25, or by a quarter, over the mean of the 10 steps before; it is forgiven if that mean is reached
+    again 100 steps before the end.
+    """
+    curve = np.asarray(losses)
+    if len(curve) < 11:
+        return False
+    before = np.convolve(curve, np.full(10, 0.1), mode="valid")[:-1]
+    jumps = np.flatnonzero((curve[10:] > before + 0.25) | (curve[10:] > before * 1.25))
+    if len(jumps) == 0:
+        return False
+    settled = curve[: max(0, len(curve) - 100)]
+    return any(not (settled[10 + jump :] <= before[jump]).any() for jump in jumps)
+
+
+def flattened_sample(
+    probability: Float[np.ndarray, " vocab"], power: float, n: int, generator: np.random.Generator
+) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """Draw n tokens, flattened, as evenly as possible, with weights that undo the flattening.
+
+    Systematic sampling with expected counts min(cap, c p^power): frequent tokens are not drawn again while rarer ones
+    could be (the cap is 1 while n is below the number of tokens that occur), and no token's count is off its expectation
+    by more than one.
+
+    Returns:
+        (tokens, weights): [n] ids in random order; [n] importance weights p / expected count, which sum to about 1.
+    """
+    tokens = np.flatnonzero(probability)
+    wish = probability[tokens] ** power
+    cap = max(1.0, n / len(tokens))
+    low, high = 0.0, cap / wish.min()
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if np.minimum(cap, middle * wish).sum() < n else (low, middle)
+    expected = np.minimum(cap, high * wish)
+    order = generator.permutation(len(tokens))
+    edges = np.cumsum(expected[order])
+    points = (generator.random() + np.arange(n)) * (edges[-1] / n)
+    drawn = order[np.minimum(np.searchsorted(edges, points, side="right"), len(tokens) - 1)]
+    drawn = drawn[generator.permutation(n)]
+    return tokens[drawn], probability[tokens[drawn]] / expected[drawn]
+
+
+def _batches(
+    corpus: TokenCorpus, config: SparsifyConfig, generator: np.random.Generator
+) -> Callable[[], tuple[Tensor, Tensor]]:
+    """A function that draws (ids, weights), both [batch, pos]; the weights of a batch sum to 1."""
+    shape = (config.batch_size, config.sequence_length)
+    if config.flattening is None:
+        uniform = torch.full(shape, 1 / math.prod(shape))
+        return lambda: (torch.from_numpy(corpus.sample(*shape, generator)), uniform)
+    counts = np.bincount(np.asarray(corpus.ids), minlength=corpus.vocabulary_size)
+    probability = counts / counts.sum()
+
+    def draw() -> tuple[Tensor, Tensor]:
+        tokens, weights = flattened_sample(probability, config.flattening, math.prod(shape), generator)
+        weights = torch.from_numpy(weights / weights.sum()).float()
+        return torch.from_numpy(tokens).view(shape), weights.view(shape)
+
+    return draw
+
+
+def _train(
+    model: LanguageModel,
+    target: Target,
+    draw: Callable[[], tuple[Tensor, Tensor]],
+    config: SparsifyConfig,
+) -> tuple[Subnetwork, list[float]]:
+    """One run; returns the subnetwork with its history, and the loss of each step."""
+    divergence = target.bind(model)
+    gates = _Gates(model)
+    optimizer = torch.optim.AdamW([gates.logits], lr=config.learning_rate, fused=True)
+    growth = config.final_beta ** (1 / config.steps)
+    history: list[tuple[int, float, float, float]] = []
+    losses: list[float] = []
+    beta, converged = 1.0, False
+    with tqdm(total=config.steps, desc=f"lambda {config.sparsity_penalty:g}", unit="step") as progress:
+        for step in range(1, config.steps + 1):
+            ids, weights = (part.to(model.device) for part in draw())
+            gates.close(beta)
+            kl = (divergence(ids, model.hidden(ids, gates.masked)) * weights).sum()
+            kl.backward()
+            losses.append(kl.item() + config.sparsity_penalty * gates.mean())
+            if not math.isfinite(losses[-1]):
+                raise FloatingPointError(
+                    f"The loss became {losses[-1]} at step {step} (lambda {config.sparsity_penalty:g}); "
+                    "lower learning_rate, and check that the model's weights are finite."
+                )
+            gates.backward(beta, config.sparsity_penalty)
+            if config.annealed:
+                optimizer.param_groups[0]["lr"] = config.learning_rate * (1 - (step - 1) / config.steps)
+            optimizer.step()
+            beta *= growth
+            progress.update()
+            if step % CHECK_EVERY == 0 or step == config.steps:
+                on, undecided = gates.decided(beta)
+                history.append((step, kl.item(), on / gates.n, undecided / gates.n))
+                progress.set_postfix(
+                    KL=f"{kl.item():.3f}", density=f"{on / gates.n:.3%}", undecided=f"{undecided / gates.n:.3%}"
+                )
+                if converged := undecided <= config.undecided_share * on:
+                    break
+    return Subnetwork(
+        gates.masks(), model.architecture, {"steps": step, "converged": converged, "history": history}
+    ), losses
+
+
+class _Gates:
+    """Mask logits, gates, masked weights and gradients of a model's maskable matrices, each in one flat buffer."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        weights = model.maskable
+        self.weights = torch.cat([weight.flatten() for weight in weights.values()])
+        self.n = len(self.weights)
+        logits = torch.zeros_like(self.weights).masked_fill_(self.weights == 0, ZERO_WEIGHT_LOGIT)
+        self.logits = torch.nn.Parameter(logits)
+        self.logits.grad = torch.zeros_like(self.weights)
+        self.gate = torch.zeros_like(self.weights)
+        self._flat_masked = torch.zeros_like(self.weights)
+        self.masked: dict[str, Tensor] = {}
+        pieces = zip(*(self._pieces(flat, weights) for flat in (self._flat_masked, self.logits.grad)), strict=True)
+        for name, (masked, gradient) in zip(weights, pieces, strict=True):
+            self.masked[name] = masked.requires_grad_()
+            self.masked[name].grad = gradient
+        self.shapes = {name: weight.shape for name, weight in weights.items()}
+
+    @staticmethod
+    def _pieces(flat: Tensor, like: dict[str, Tensor]) -> list[Tensor]:
+        sizes = [weight.numel() for weight in like.values()]
+        return [piece.view(w.shape) for piece, w in zip(flat.detach().split(sizes), like.values(), strict=True)]
+
+    @torch.no_grad()
+    def close(self, beta: float) -> None:
+        """Refresh gates and masked weights from the logits, and zero the gradients."""
+        torch.mul(self.logits, beta, out=self.gate).sigmoid_()
+        torch.mul(self.weights, self.gate, out=self._flat_masked)
+        self.logits.grad.zero_()
+
+    @torch.no_grad()
+    def backward(self, beta: float, sparsity_penalty: float) -> None:
+        """Turn the gradients of the masked weights, in place, into those of the logits, penalty included."""
+        self.logits.grad.mul_(self.weights).add_(sparsity_penalty / self.n)
+        self.logits.grad.mul_(self.gate).mul_(self.gate.neg_().add_(1)).mul_(beta)
+
+    def mean(self) -> float:
+        """The mean gate."""
+        return self.gate.mean().item()
+
+    @torch.no_grad()
+    def decided(self, beta: float) -> tuple[int, int]:
+        """(gates above 0.9, gates between 0.1 and 0.9) for the logits as they are now."""
+        threshold = math.log(9) / beta
+        return int((self.logits > threshold).sum()), int((self.logits.abs() < threshold).sum())
+
+    def masks(self) -> dict[str, Tensor]:
+        """The hard masks s > 0, on the CPU."""
+        flat = (self.logits > 0).cpu()
+        pieces = flat.split([math.prod(shape) for shape in self.shapes.values()])
+        return {
+            name: piece.view(shape).clone() for (name, shape), piece in zip(self.shapes.items(), pieces, strict=True)
+        }

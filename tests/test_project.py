@@ -1,0 +1,72 @@
+"""The project's files agree with each other."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def constraints() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return dict(line.lower().replace("_", "-").split("==") for line in lines if line and not line.startswith("#"))
+
+
+def test_conda_environment_installs_this_project_with_all_extras_under_the_constraints():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    by_pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
+    extras = ",".join(PROJECT["optional-dependencies"])
+    assert by_pip == ["--constraint constraints.txt", f"--editable .[{extras}]"]
+    by_conda = [entry for entry in environment["dependencies"] if isinstance(entry, str)]
+    assert {re.split("[<>=]", entry)[0] for entry in by_conda} == {"python", "make", "pip"}
+    python = next(entry for entry in by_conda if entry.startswith("python")).removeprefix("python=")
+    assert PROJECT["requires-python"] == f">={python}"
+
+
+def test_make_installs_the_same_as_the_conda_environment():
+    extras = ",".join(PROJECT["optional-dependencies"])
+    assert f"--constraint constraints.txt --editable '.[{extras}]'" in (ROOT / "Makefile").read_text()
+
+
+def test_every_dependency_is_pinned():
+    wanted = [*PROJECT["dependencies"], *sum(PROJECT["optional-dependencies"].values(), [])]
+    names = {re.split("[<>=]", name)[0].lower().replace("_", "-") for name in wanted}
+    assert names <= set(constraints())
+
+
+def test_version_is_cited():
+    import bigramlib
+
+    assert f"version: {bigramlib.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_is_executed_without_error_and_takes_parameters(path):
+    code = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    assert all(cell.execution_count for cell in code)
+    assert not [output for cell in code for output in cell.outputs if output.output_type == "error"]
+    assert sum("parameters" in cell.metadata.get("tags", []) for cell in code) == 1
+    assert len(code[0].source.splitlines()) < 20
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_has_checked_output(path):
+    cells = nbformat.read(path, as_version=4).cells
+    checked = [cell for cell in cells if cell.cell_type == "code" and "NBVAL_IGNORE_OUTPUT" not in cell.source]
+    assert any(cell.outputs for cell in checked)
+
+
+def test_every_figure_comes_with_its_data():
+    for figure in (ROOT / "figures").rglob("*.png"):
+        assert figure.with_suffix(".csv").exists(), f"{figure.name} has no csv"
+        assert figure.with_suffix(".pdf").exists(), f"{figure.name} has no pdf"
+
+
+def test_assets_stay_small():
+    assert sum(file.stat().st_size for file in (ROOT / "bigramlib" / "assets").rglob("*")) < 40 * 2**20
