@@ -115,9 +115,7 @@ class Architecture:
             heads=heads,
             key_value_heads=getattr(config, "num_key_value_heads", None) or heads,
             head_size=getattr(config, "head_dim", None) or config.hidden_size // heads,
-            mlp_size=getattr(config, "intermediate_size", None)
-            or getattr(config, "n_inner", None)
-            or 4 * config.hidden_size,
+            mlp_size=getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * config.hidden_size,
         )
 
     @cached_property

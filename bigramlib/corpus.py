@@ -10,9 +10,9 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Int
-from bigramlib.progress import tqdm
+from jaxtyping import Bool, Int, Integer
 
+from bigramlib.progress import tqdm
 from bigramlib.store import content_hash, store_folder, written_whole
 
 DOCUMENT_SEPARATOR = "<|endoftext|>"
@@ -30,7 +30,7 @@ class TokenCorpus:
         name: where the text came from, for provenance.
     """
 
-    ids: Int[np.ndarray, " tokens"]
+    ids: Integer[np.ndarray, " tokens"]
     starts: Int[np.ndarray, " documents"]
     vocabulary_size: int
     name: str = "unnamed"
@@ -92,15 +92,13 @@ class TokenCorpus:
         n = whole if max_tokens is None else min(whole, max_tokens // sequence_length)
         if n < 1:
             raise ValueError(
-                f"The corpus {self.name!r} has {len(self.ids)} tokens (at most {max_tokens or len(self.ids)} asked for), fewer "
-                f"than one sequence of {sequence_length} tokens and its next token; give more text or a smaller sequence_length."
+                f"The corpus {self.name!r} has {len(self.ids)} tokens here, fewer than one sequence of {sequence_length} "
+                "tokens and its next token; give more text or a smaller sequence_length."
             )
         begin = np.arange(n) * whole // n * sequence_length
         return begin[:, None] + np.arange(sequence_length)
 
-    def sample(
-        self, batch_size: int, sequence_length: int, generator: np.random.Generator
-    ) -> Int[np.ndarray, "batch pos"]:
+    def sample(self, batch_size: int, sequence_length: int, generator: np.random.Generator) -> Int[np.ndarray, "batch pos"]:
         """Sequences from random places of the running text (they may cross from one document into the next)."""
         if len(self.ids) < sequence_length:
             raise ValueError(
@@ -241,13 +239,9 @@ def _parsed(line: str, path: Path, number: int) -> dict:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise ValueError(
-            f"Line {number} of {str(path)!r} is not JSON ({error}); write one JSON object a line."
-        ) from None
+        raise ValueError(f"Line {number} of {str(path)!r} is not JSON ({error}); write one JSON object a line.") from None
     if not isinstance(row, dict):
-        raise ValueError(
-            f"Line {number} of {str(path)!r} is not a JSON object; write one object with a text column a line."
-        )
+        raise ValueError(f"Line {number} of {str(path)!r} is not a JSON object; write one object with a text column a line.")
     return row
 
 

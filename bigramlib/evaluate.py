@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
-from bigramlib.progress import tqdm
 
 from bigramlib.corpus import SEQUENCE_LENGTH, TokenCorpus
 from bigramlib.models import LanguageModel
+from bigramlib.progress import tqdm
 from bigramlib.subnetwork import Subnetwork
 from bigramlib.targets import BigramTable
 
@@ -44,7 +44,7 @@ class Evaluation:
 
     @property
     def perplexity(self) -> float:
-        """exp of the cross-entropy."""
+        """Exp of the cross-entropy."""
         return float(np.exp(self.cross_entropy))
 
 
@@ -66,7 +66,8 @@ def evaluate(
         table: the bigram table to compare with.
         subnetwork: keep only these weights; the whole model by default.
         max_tokens: at most so many tokens, spread evenly over the corpus; None for all.
-        sequence_length, batch_size: shape of a batch.
+        sequence_length: tokens of a sequence.
+        batch_size: sequences of a batch.
     """
     current, following, valid = corpus.windows(sequence_length, max_tokens)
     divergence = table.bind(model)
@@ -93,9 +94,7 @@ def evaluate(
     )
 
 
-def table_cross_entropies(
-    table: BigramTable, corpus: TokenCorpus, *, max_tokens: int | None = MAX_TOKENS
-) -> dict[str, float]:
+def table_cross_entropies(table: BigramTable, corpus: TokenCorpus, *, max_tokens: int | None = MAX_TOKENS) -> dict[str, float]:
     """How well the tables alone predict running text, in nats per token; the yardsticks for a language model.
 
     The bigram table as it is gives never-seen bigrams no probability, so it is interpolated with the unigram table, with the
@@ -205,12 +204,11 @@ over the draws of r and of the cross-entropy."""
 
 def _measured(
     model: LanguageModel, members: list[Subnetwork], corpus: TokenCorpus, table: BigramTable, max_tokens: int | None
-) -> dict[str, float]:
+) -> dict[str, int | float]:
     """`MEASURES` of one or several subnetworks of the same size."""
     results = [evaluate(model, corpus, table, member, max_tokens=max_tokens) for member in members]
     means = {name: float(np.mean([getattr(result, name) for result in results])) for name in MEASURES[1:6]}
     spreads = {
-        f"{name}_spread": float(np.ptp([getattr(result, name) for result in results]) / 2)
-        for name in ("r", "cross_entropy")
+        f"{name}_spread": float(np.ptp([getattr(result, name) for result in results]) / 2) for name in ("r", "cross_entropy")
     }
     return {"kept": members[0].kept} | means | spreads

@@ -188,10 +188,16 @@ def _embedded_steps(stem: str) -> list[int]:
 def _load_gguf(path: Path) -> LanguageModel:
     from transformers import GgufConfig
 
-    hf = AutoModelForCausalLM.from_pretrained(
-        path.parent, gguf_file=path.name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
-    )
-    return LanguageModel(str(path), hf, AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name))
+    folder, options = path.parent, {"gguf_file": path.name}
+    try:
+        Architecture.of(AutoConfig.from_pretrained(folder, **options))
+        hf = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True), **options
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+    except Exception as error:
+        raise ValueError(f"cannot read {str(path)!r} as a GGUF model: {error}") from error
+    return LanguageModel(str(path), hf, tokenizer)
 
 
 def _load_pretrained(source: str, revision: str | None, name: str) -> LanguageModel:

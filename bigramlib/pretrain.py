@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn import functional
-from bigramlib.progress import tqdm
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
 from bigramlib.checkpoints import save_checkpoint
 from bigramlib.corpus import DOCUMENT_SEPARATOR, SEQUENCE_LENGTH, TokenCorpus
+from bigramlib.progress import tqdm
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,7 @@ def train_tokenizer(documents: Iterable[str], vocabulary_size: int) -> PreTraine
         show_progress=False,
     )
     tokenizer.train_from_iterator(documents, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token=DOCUMENT_SEPARATOR, bos_token=DOCUMENT_SEPARATOR
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=DOCUMENT_SEPARATOR, bos_token=DOCUMENT_SEPARATOR)
 
 
 def build_model(config: PretrainConfig) -> GPTNeoXForCausalLM:
@@ -115,9 +113,7 @@ def pretrain(
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
-        lambda step: min(
-            (step + 1) / config.warmup_steps, (config.steps - step) / (config.steps - config.warmup_steps)
-        ),
+        lambda step: min((step + 1) / config.warmup_steps, (config.steps - step) / (config.steps - config.warmup_steps)),
     )
     generator = np.random.default_rng(config.seed)
     losses: list[float] = []
@@ -137,9 +133,7 @@ def pretrain(
             optimizer.zero_grad()
             losses.append(loss.item())
             if not math.isfinite(losses[-1]):
-                raise FloatingPointError(
-                    f"The pretraining loss became {losses[-1]} at step {step}; lower learning_rate."
-                )
+                raise FloatingPointError(f"The pretraining loss became {losses[-1]} at step {step}; lower learning_rate.")
             if step % 10 == 0:
                 progress.set_postfix(nats=f"{np.mean(losses[-50:]):.3f}")
             if step in config.checkpoint_steps:
@@ -173,4 +167,4 @@ weights are the model. Licence: MIT, like the library; the default corpus is in 
 
 def _weights(model: GPTNeoXForCausalLM) -> dict[str, torch.Tensor]:
     """The model's own tensors, a tied unembedding left out."""
-    return {name: value for name, value in model.named_parameters()}
+    return dict(model.named_parameters())

@@ -40,14 +40,10 @@ class Subnetwork:
     def __post_init__(self) -> None:
         if set(self.masks) != set(self.architecture.maskable):
             odd = sorted(set(self.masks) ^ set(self.architecture.maskable))[0]
-            raise ValueError(
-                f"Masks must name exactly the maskable parameters of the architecture; {odd!r} does not match."
-            )
+            raise ValueError(f"Masks must name exactly the maskable parameters of the architecture; {odd!r} does not match.")
         for name, mask in self.masks.items():
             if mask.dtype != torch.bool or mask.ndim != 2:
-                raise ValueError(
-                    f"The mask of {name!r} is {mask.dtype} with {mask.ndim} axes; it must be a bool matrix."
-                )
+                raise ValueError(f"The mask of {name!r} is {mask.dtype} with {mask.ndim} axes; it must be a bool matrix.")
 
     @classmethod
     def full(cls, model: LanguageModel) -> Subnetwork:
@@ -210,17 +206,13 @@ class Subnetwork:
         }
         density = self.table().pivot(index="layer", columns="component", values="density")
         density = density[list(dict.fromkeys(component.name for component in self.architecture.components))]
-        body = "".join(
-            f"<tr><th style='text-align:left'>{key}</th><td>{value}</td></tr>" for key, value in facts.items()
-        )
+        body = "".join(f"<tr><th style='text-align:left'>{key}</th><td>{value}</td></tr>" for key, value in facts.items())
         shaded = density.style.format("{:.2%}").background_gradient("Blues", axis=None).set_caption("density")
         return f"<b>Subnetwork</b><table>{body}</table>{shaded.set_uuid('subnetwork').to_html()}"
 
     def _combined(self, other: Subnetwork, origin: str, operation: Callable[[Tensor, Tensor], Tensor]) -> Subnetwork:
         if self.architecture != other.architecture:
-            raise ValueError(
-                "The two subnetworks are of models with different shapes; combine subnetworks of one model."
-            )
+            raise ValueError("The two subnetworks are of models with different shapes; combine subnetworks of one model.")
         masks = {name: operation(mask, other.masks[name]) for name, mask in self.masks.items()}
         return Subnetwork(masks, self.architecture, {"origin": origin, "of": [self.provenance, other.provenance]})
 

@@ -7,9 +7,10 @@ E = P W_U and e = P b are computed once from the sparse table P.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import scipy.sparse
@@ -21,15 +22,11 @@ from bigramlib.corpus import TokenCorpus
 from bigramlib.models import LanguageModel
 from bigramlib.store import content_hash
 
-
-class BoundTarget(Protocol):
-    """A target on a model: called with ids and last hidden states, it gives the KL of each position in nats."""
-
-    def __call__(
-        self, ids: Int[Tensor, "batch pos"], hidden: Float[Tensor, "batch pos d_model"]
-    ) -> Float[Tensor, "batch pos"]: ...
+BoundTarget = Callable[[Tensor, Tensor], Tensor]
+"""A target on a model: from ids [batch, pos] and last hidden states [batch, pos, d_model] to the KL of each position, nats."""
 
 
+@runtime_checkable
 class Target(Protocol):
     """Anything that a subnetwork can be trained to predict."""
 
@@ -61,7 +58,7 @@ class BigramTable:
             raise ValueError(
                 f"Bigram counts of shape {self.counts.shape} do not fit {size} unigram counts; use one vocabulary."
             )
-        if self.counts.nnz and self.counts.data.min() < 0 or size and self.unigram_counts.min() < 0:
+        if (self.counts.nnz and self.counts.data.min() < 0) or (size and self.unigram_counts.min() < 0):
             raise ValueError("Counts must not be negative.")
 
     @classmethod
@@ -161,9 +158,7 @@ class _LinearTable:
         bias_part = 0.0 if bias is None else expected[:, width]
         self.offset = bias_part + torch.as_tensor(table.entropy, dtype=torch.float32, device=model.device)
 
-    def __call__(
-        self, ids: Int[Tensor, "batch pos"], hidden: Float[Tensor, "batch pos d_model"]
-    ) -> Float[Tensor, "batch pos"]:
+    def __call__(self, ids: Int[Tensor, "batch pos"], hidden: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos"]:
         expected_logit = (hidden.float() * self.expected_readout[ids]).sum(-1)
         return self.model.unembed(hidden).float().logsumexp(-1) - expected_logit - self.offset[ids]
 
@@ -183,9 +178,7 @@ class _GatheredTable:
         self.probability = torch.as_tensor(rows.data, dtype=torch.float32, device=device)
         self.entropy = torch.as_tensor(table.entropy, dtype=torch.float32, device=device)
 
-    def __call__(
-        self, ids: Int[Tensor, "batch pos"], hidden: Float[Tensor, "batch pos d_model"]
-    ) -> Float[Tensor, "batch pos"]:
+    def __call__(self, ids: Int[Tensor, "batch pos"], hidden: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos"]:
         logits = self.model.unembed(hidden).float().flatten(0, 1)
         rows = self.row_of[ids.flatten()]
         lengths = self.length[rows]
@@ -216,9 +209,7 @@ class ModelTarget:
                 f"{model.vocabulary_size}; both must share a vocabulary."
             )
 
-        def divergence(
-            ids: Int[Tensor, "batch pos"], hidden: Float[Tensor, "batch pos d_model"]
-        ) -> Float[Tensor, "batch pos"]:
+        def divergence(ids: Int[Tensor, "batch pos"], hidden: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos"]:
             with torch.no_grad():
                 target = self.model.unembed(self.model.hidden(ids)).float().log_softmax(-1)
             own = model.unembed(hidden).float().log_softmax(-1)

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from bigramlib.progress import tqdm
 
 import bigramlib
 from bigramlib.corpus import TokenCorpus
 from bigramlib.models import LanguageModel
+from bigramlib.progress import tqdm
 from bigramlib.store import content_hash, store_folder
 from bigramlib.subnetwork import Subnetwork
 from bigramlib.targets import Target
@@ -37,8 +37,7 @@ class SparsifyConfig:
         sparsity_penalty: lambda, nats for keeping every weight; larger finds smaller subnetworks.
         steps: optimizer steps at most.
         batch_size, sequence_length: tokens of one step.
-        learning_rate: of AdamW on the mask logits (other settings are torch's defaults), at the start.
-        annealed: let the learning rate fall linearly to zero over `steps`, so that the last gates can settle.
+        learning_rate: of AdamW on the mask logits (other settings are torch's defaults).
         final_beta: beta grows geometrically from 1 to this over `steps`.
         flattening: None trains on running text. A power a draws i.i.d. tokens in proportion to (unigram probability)^a
             and weights their losses back to the unigram distribution: the target depends on the current token alone,
@@ -50,10 +49,9 @@ class SparsifyConfig:
 
     sparsity_penalty: float = 10.0
     steps: int = 150
-    batch_size: int = 16
+    batch_size: int = 8
     sequence_length: int = 128
-    learning_rate: float = 2.3e-3
-    annealed: bool = True
+    learning_rate: float = 9e-3
     final_beta: float = 1000.0
     flattening: float | None = 0.5
     undecided_share: float = 0.01
@@ -74,9 +72,7 @@ class SparsifyConfig:
         if not self.final_beta >= 1:
             raise ValueError(f"final_beta is {self.final_beta}; it must be at least 1, where beta starts.")
         if self.flattening is not None and not 0 <= self.flattening <= 1:
-            raise ValueError(
-                f"flattening is {self.flattening}; it must lie between 0 and 1, or be None for running text."
-            )
+            raise ValueError(f"flattening is {self.flattening}; it must lie between 0 and 1, or be None for running text.")
 
     @classmethod
     def paper(cls, sparsity_penalty: float, seed: int = 0) -> SparsifyConfig:
@@ -87,7 +83,6 @@ class SparsifyConfig:
             steps=steps,
             batch_size=32,
             learning_rate=5e-5,
-            annealed=False,
             final_beta=1.001**steps,
             flattening=None,
             attempts=4,
@@ -244,8 +239,6 @@ def _train(
                     "lower learning_rate, and check that the model's weights are finite."
                 )
             gates.backward(beta, config.sparsity_penalty)
-            if config.annealed:
-                optimizer.param_groups[0]["lr"] = config.learning_rate * (1 - (step - 1) / config.steps)
             optimizer.step()
             beta *= growth
             progress.update()
@@ -257,9 +250,7 @@ def _train(
                 )
                 if converged := undecided <= config.undecided_share * on:
                     break
-    return Subnetwork(
-        gates.masks(), model.architecture, {"steps": step, "converged": converged, "history": history}
-    ), losses
+    return Subnetwork(gates.masks(), model.architecture, {"steps": step, "converged": converged, "history": history}), losses
 
 
 class _Gates:
@@ -313,6 +304,4 @@ class _Gates:
         """The hard masks s > 0, on the CPU."""
         flat = (self.logits > 0).cpu()
         pieces = flat.split([math.prod(shape) for shape in self.shapes.values()])
-        return {
-            name: piece.view(shape).clone() for (name, shape), piece in zip(self.shapes.items(), pieces, strict=True)
-        }
+        return {name: piece.view(shape).clone() for (name, shape), piece in zip(self.shapes.items(), pieces, strict=True)}

@@ -1,0 +1,100 @@
+"""Tiny random models and corpora; shape annotations of the library are enforced; nothing reaches the network."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TQDM_DISABLE"] = "1"
+
+from jaxtyping import install_import_hook
+
+with install_import_hook("bigramlib", "beartype.beartype"):
+    import bigramlib
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    Qwen3Config,
+)
+
+from bigramlib import BigramTable, LanguageModel, TokenCorpus
+from bigramlib.pretrain import train_tokenizer
+
+VOCABULARY = 280
+PADDED = 288
+TEXT = ["the cat sat on the mat and the dog sat on the cat", "a dog and a cat met a rat; the rat sat down", "no cats here"] * 3
+SHAPE = {"vocab_size": PADDED, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+GROUPED = SHAPE | {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4, "intermediate_size": 24}
+CONFIGS = {
+    "gpt_neox": GPTNeoXConfig(**SHAPE, intermediate_size=24, max_position_embeddings=64),
+    "gpt2": GPT2Config(vocab_size=PADDED, n_embd=16, n_layer=2, n_head=2, n_positions=64),
+    "llama": LlamaConfig(**GROUPED, max_position_embeddings=64),
+    "qwen3": Qwen3Config(**GROUPED, max_position_embeddings=64),
+    "gemma2": Gemma2Config(**GROUPED, max_position_embeddings=64, final_logit_softcapping=5.0, query_pre_attn_scalar=4),
+    "gemma3_text": Gemma3TextConfig(**GROUPED, max_position_embeddings=64, query_pre_attn_scalar=4),
+}
+
+
+@pytest.fixture(autouse=True)
+def own_store(tmp_path, monkeypatch):
+    monkeypatch.setenv("BIGRAMLIB_STORE", str(tmp_path / "store"))
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    trained = train_tokenizer(TEXT, VOCABULARY)
+    assert len(trained) == VOCABULARY
+    return trained
+
+
+def build(name: str, tokenizer, seed: int = 0) -> LanguageModel:
+    """A tiny random model with weights large enough that every matrix matters."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        hf = AutoModelForCausalLM.from_config(CONFIGS[name], attn_implementation="eager")
+        with torch.no_grad():
+            for parameter in hf.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.2)
+    return LanguageModel(f"tiny {name}", hf, tokenizer)
+
+
+@pytest.fixture(scope="session", params=CONFIGS)
+def any_model(request, tokenizer):
+    return build(request.param, tokenizer)
+
+
+@pytest.fixture(scope="session")
+def model(tokenizer):
+    return build("gpt_neox", tokenizer)
+
+
+@pytest.fixture(scope="session")
+def capped_model(tokenizer):
+    return build("gemma2", tokenizer)
+
+
+@pytest.fixture(scope="session")
+def corpus():
+    """Five documents of random tokens, some of them frequent; tokens 250 and above never occur."""
+    generator = np.random.default_rng(0)
+    lengths = [400, 3, 700, 1, 500]
+    ids = (generator.random(sum(lengths)) ** 2 * 250).astype(np.int64)
+    return TokenCorpus(ids, np.cumsum([0, *lengths[:-1]]), VOCABULARY, "random")
+
+
+@pytest.fixture(scope="session")
+def table(corpus):
+    return BigramTable.from_corpus(corpus)
+
+
+def token_ids(seed: int = 0, shape: tuple[int, int] = (2, 9)) -> torch.Tensor:
+    return torch.randint(0, VOCABULARY, shape, generator=torch.Generator().manual_seed(seed))
+
+
+__all__ = ["bigramlib", "build", "token_ids"]

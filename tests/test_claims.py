@@ -1,0 +1,70 @@
+"""Claims are judged by what was measured, recorded once each, in order; values given to make are checked."""
+
+import nbformat
+import pandas as pd
+import pytest
+
+from bigramlib.__main__ import check_values, format_claims, tidy
+from bigramlib.claims import CLAIMS, check, claims_table, untestable
+from bigramlib.figures import figure_folder
+
+
+def test_a_claim_holds_or_not_by_its_measured_values(tmp_path):
+    assert check(tmp_path, "exists", r=0.96, density=0.04).startswith("yes: A subnetwork predicts")
+    assert check(tmp_path, "exists", r=0.96, density=0.06).startswith("no: ")
+    assert check(tmp_path, "exists", r=float("nan"), density=float("nan")).startswith("no: ")
+    assert check(tmp_path, "necessary", rise=3.0, random_rise=0.1).startswith("yes: ")
+    assert check(tmp_path, "necessary", rise=3.0, random_rise=0.4).startswith("no: ")
+
+
+def test_the_file_has_one_row_for_each_claim_in_their_order(tmp_path):
+    check(tmp_path, "necessary", rise=3.0, random_rise=0.1)
+    untestable(tmp_path, "early bigram", "no checkpoints")
+    check(tmp_path, "exists", r=0.90, density=0.04)
+    check(tmp_path, "exists", r=0.96, density=0.04)
+    table = pd.read_csv(tmp_path / "claims.csv")
+    assert list(table.columns) == ["claim", "paper", "ours", "holds"]
+    assert list(table.claim) == [CLAIMS[key].text for key in ("early bigram", "exists", "necessary")]
+    assert list(table.holds) == ["untestable", "yes", "yes"]
+    assert table.ours[1] == "r 0.960 with 4.00% kept"
+    assert claims_table(tmp_path).equals(table)
+
+
+def test_claims_are_printed_with_what_holds(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    check(figure_folder("mini", "figures"), "exists", r=0.96, density=0.04)
+    assert "Claims checked on mini (1 of 1 hold)" in format_claims("mini")
+    assert "paper: r > 0.95 with about 10M weights; ours: r 0.960 with 4.00% kept" in format_claims("mini")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (("nothing/here", "sotu", "cpu", ["01"]), "There is no model 'nothing/here'"),
+        (("mini", "nowhere", "cpu", ["01"]), "There is no corpus 'nowhere'"),
+        (("mini", "sotu", "abacus", ["01"]), "DEVICE 'abacus' is not available here; use DEVICE=cpu"),
+        (("mini", "sotu", "cpu", ["77"]), "NOTEBOOKS has '77'; choose from 00 01 02"),
+    ],
+)
+def test_unknown_values_for_make_get_one_sentence(values, message):
+    with pytest.raises(ValueError, match=message):
+        check_values(*values)
+
+
+def test_good_values_for_make_pass():
+    check_values("mini", "sotu", "cpu", ["01", "02"])
+
+
+def test_tidied_notebooks_keep_results_and_lose_times_and_progress(tmp_path):
+    cell = nbformat.v4.new_code_cell("1", execution_count=1, metadata={"papermill": {"duration": 3}, "tags": []})
+    cell.outputs = [
+        nbformat.v4.new_output("stream", name="stderr", text="50%"),
+        nbformat.v4.new_output("execute_result", data={"text/plain": "1"}, execution_count=1),
+    ]
+    path = tmp_path / "a.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata={"papermill": {}}), path)
+    tidy(path)
+    tidied = nbformat.read(path, as_version=4)
+    assert tidied.metadata == {}
+    assert tidied.cells[0].metadata == {}
+    assert [output.output_type for output in tidied.cells[0].outputs] == ["execute_result"]

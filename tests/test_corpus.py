@@ -1,0 +1,200 @@
+"""Text of any form becomes documents of token ids, split by document, once."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bigramlib import TokenCorpus, load_corpus
+from bigramlib.corpus import read_documents
+
+DOCUMENTS = [f"the cat sat on mat number {number}, and the dog on rat {number * 7}" for number in range(40)]
+
+
+def jsonl(path):
+    path.write_text("".join(json.dumps({"text": text, "n": 1}) + "\n" for text in DOCUMENTS))
+    return path
+
+
+def parquet(path):
+    pd.DataFrame({"text": DOCUMENTS}).to_parquet(path)
+    return path
+
+
+def folder(path):
+    path.mkdir()
+    for number, text in enumerate(DOCUMENTS):
+        (path / f"{number:03}.txt").write_text(text)
+    return path
+
+
+def dataset(path):
+    path.mkdir()
+    jsonl(path / "train.jsonl")
+    return f"hf:{path}"
+
+
+def lines(path):
+    path.write_text("\n".join(DOCUMENTS))
+    return path
+
+
+def separated(path):
+    path.write_text("\n<|endoftext|>\n".join(text.replace(", ", ",\n") for text in DOCUMENTS))
+    return path
+
+
+FORMS = {
+    "lines": (lines, "a.txt"),
+    "separated": (separated, "b.txt"),
+    "folder": (folder, "c"),
+    "jsonl": (jsonl, "d.jsonl"),
+    "parquet": (parquet, "e.parquet"),
+    "hf": (dataset, "f"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_gives_the_same_documents(form, tmp_path):
+    write, name = FORMS[form]
+    found = list(read_documents(str(write(tmp_path / name))))
+    assert [text.replace("\n", " ") for text in found] == DOCUMENTS
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_loads_and_splits_by_document(form, tmp_path, tokenizer):
+    write, name = FORMS[form]
+    train, evaluation = load_corpus(write(tmp_path / name), tokenizer, evaluation_share=0.2)
+    texts = [
+        tokenizer.decode(ids).replace("\n", " ")
+        for corpus in (train, evaluation)
+        for ids in np.split(np.asarray(corpus.ids), corpus.starts[1:])
+    ]
+    assert sorted(texts) == sorted(DOCUMENTS)
+    assert 0.15 < len(evaluation) / (len(train) + len(evaluation)) < 0.27
+
+
+def test_the_split_follows_its_seed(tmp_path, tokenizer):
+    source = lines(tmp_path / "a.txt")
+    hashes = {seed: load_corpus(source, tokenizer, seed=seed)[1].hash for seed in (0, 1)}
+    assert hashes[0] != hashes[1]
+    assert load_corpus(source, tokenizer, seed=0)[1].hash == hashes[0]
+
+
+def test_tokens_are_cached_by_content_and_memory_mapped(tmp_path, tokenizer, monkeypatch):
+    source = lines(tmp_path / "a.txt")
+    first, _ = load_corpus(source, tokenizer)
+    assert isinstance(first.ids, np.memmap)
+    calls = []
+    monkeypatch.setattr("bigramlib.corpus._tokenize", lambda *a: calls.append(a) or pytest.fail("tokenized again"))
+    load_corpus(source, tokenizer)
+    assert not calls
+    source.write_text(source.read_text() + "\none more line")
+    with pytest.raises(pytest.fail.Exception):
+        load_corpus(source, tokenizer)
+
+
+def test_a_dataset_split_and_configuration_are_chosen_by_name(tmp_path):
+    dataset(tmp_path / "data")
+    (tmp_path / "data" / "test.jsonl").write_text(json.dumps({"text": "held out"}) + "\n")
+    assert list(read_documents(f"hf:{tmp_path / 'data'}:test")) == ["held out"]
+    assert list(read_documents(f"hf:{tmp_path / 'data'}:default:test")) == ["held out"]
+
+
+def test_another_text_column_can_be_named(tmp_path, tokenizer):
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"body": text}) + "\n" for text in DOCUMENTS))
+    train, _ = load_corpus(path, tokenizer, text_column="body")
+    assert len(train) > 100
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("empty.txt", b"", "is empty; give it some text"),
+        ("blank.txt", b"\n  \n\n", "is empty; give it some text"),
+        ("single.txt", b"one document only", "is a single document; give at least two"),
+        ("latin.txt", "caf\xe9\n".encode("latin-1"), "is not UTF-8 .*iconv"),
+        ("column.jsonl", b'{"body": "a"}\n', r"has no column 'text' but \['body'\]; name the text column"),
+        ("broken.jsonl", b'{"text": "a"}\n{"text"\n', "Line 2 of .* is not JSON"),
+        ("list.jsonl", b"[1]\n", "Line 1 of .* is not a JSON object"),
+    ],
+)
+def test_bad_text_gets_one_clear_sentence_and_leaves_no_cache(tmp_path, tokenizer, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        load_corpus(tmp_path / name, tokenizer)
+    assert not list((tmp_path / "store" / "corpora").iterdir())
+
+
+def test_a_parquet_file_without_the_column_is_refused(tmp_path, tokenizer):
+    pd.DataFrame({"body": DOCUMENTS}).to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"has no column 'text' but \['body'\]"):
+        load_corpus(tmp_path / "a.parquet", tokenizer)
+
+
+def test_unknown_sources_and_empty_folders_are_refused(tmp_path, tokenizer):
+    with pytest.raises(ValueError, match="There is no corpus 'nowhere'; use 'sotu', a text file"):
+        load_corpus("nowhere", tokenizer)
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(ValueError, match=r"has no \.txt files"):
+        load_corpus(tmp_path / "nothing", tokenizer)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.5])
+def test_a_share_outside_zero_to_one_is_refused(tokenizer, share):
+    with pytest.raises(ValueError, match=f"evaluation_share is {share}; it must lie between 0 and 1"):
+        load_corpus("sotu", tokenizer, evaluation_share=share)
+
+
+@pytest.mark.parametrize(
+    ("ids", "starts", "message"),
+    [
+        ([], [0], "has no tokens"),
+        ([1, 2, 9], [0], "run from 1 to 9, but the vocabulary has 5 entries; tokenize the text with the model's own"),
+        ([1, -1], [0], "run from -1 to 1"),
+        ([1, 2], [1], "must begin with 0 and increase"),
+        ([1, 2], [0, 0], "must begin with 0 and increase"),
+        ([1, 2], [0, 2], "starts after the last token"),
+    ],
+)
+def test_a_token_corpus_checks_itself(ids, starts, message):
+    with pytest.raises(ValueError, match=message):
+        TokenCorpus(np.array(ids, dtype=np.int64), np.array(starts), 5)
+
+
+def test_windows_are_consecutive_text_with_pairs_across_documents_marked():
+    corpus = TokenCorpus(np.arange(11), np.array([0, 4, 9]), 11)
+    current, following, valid = corpus.windows(sequence_length=5)
+    assert current.tolist() == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
+    assert np.array_equal(following, current + 1)
+    assert (~valid).nonzero()[1].tolist() == [3, 3]
+    assert corpus.documents(sequence_length=5).tolist() == [[0, 0, 0, 0, 1], [1, 1, 1, 1, 2]]
+
+
+def test_fewer_tokens_are_taken_from_the_whole_text():
+    corpus = TokenCorpus(np.arange(1001), np.array([0]), 1001)
+    current, _, _ = corpus.windows(sequence_length=10, max_tokens=50)
+    assert current[:, 0].tolist() == [0, 200, 400, 600, 800]
+
+
+def test_a_corpus_shorter_than_a_sequence_is_refused():
+    corpus = TokenCorpus(np.arange(8), np.array([0]), 8)
+    with pytest.raises(ValueError, match="has 8 tokens here, fewer than one sequence of 8 tokens and its next"):
+        corpus.windows(sequence_length=8)
+    with pytest.raises(ValueError, match="fewer than one sequence of 9"):
+        corpus.sample(1, 9, np.random.default_rng(0))
+
+
+def test_samples_are_pieces_of_the_text():
+    corpus = TokenCorpus(np.arange(50), np.array([0]), 50)
+    sample = corpus.sample(20, 7, np.random.default_rng(0))
+    assert (np.diff(sample, axis=1) == 1).all()
+    assert len(np.unique(sample[:, 0])) > 5
+
+
+def test_the_default_corpus_is_there():
+    documents = list(read_documents("sotu"))
+    assert len(documents) > 200
+    assert documents[0].startswith("Fellow-Citizens of the Senate")

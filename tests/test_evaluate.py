@@ -1,0 +1,124 @@
+"""One streaming pass measures what a naive computation measures."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import VOCABULARY
+from scipy.stats import pearsonr
+from torch.nn import functional
+
+from bigramlib import BigramTable, Subnetwork, TokenCorpus, ablate, evaluate, frontier
+from bigramlib.evaluate import best_within, table_cross_entropies
+
+
+@pytest.fixture(scope="module")
+def held_out():
+    generator = np.random.default_rng(7)
+    ids = (generator.random(900) ** 2 * 260).astype(np.int64)
+    return TokenCorpus(ids, np.array([0, 130, 500]), VOCABULARY, "held out")
+
+
+def naive(model, corpus, table, length):
+    """Surprisals in bits, bigram surprisals in bits and KL in nats, one sequence at a time from full dense rows."""
+    own, bigram, kl = [], [], []
+    for begin in range(0, len(corpus) - length, length):
+        ids = torch.from_numpy(corpus.ids[begin : begin + length + 1])
+        log_probability = model.hf(ids[None, :-1]).logits[0, :, :VOCABULARY].log_softmax(-1)
+        rows = table.probabilities(ids[:-1].numpy())
+        for position in range(length):
+            if begin + position + 1 in corpus.starts:
+                continue
+            following = ids[position + 1]
+            own.append(-log_probability[position, following].item() / np.log(2))
+            with np.errstate(divide="ignore"):
+                bigram.append(-np.log2(rows[position, following]))
+            kl.append(functional.kl_div(log_probability[position], torch.from_numpy(rows[position]), reduction="sum").item())
+    return np.array(own), np.array(bigram), np.array(kl)
+
+
+def test_measures_equal_a_naive_computation(any_model, held_out, table):
+    result = evaluate(any_model, held_out, table, sequence_length=32, batch_size=3, max_tokens=None)
+    own, bigram, kl = naive(any_model, held_out, table, 32)
+    finite = np.isfinite(bigram)
+    assert 0 < finite.sum() < len(bigram)
+    assert np.allclose(result.surprisals, own, atol=1e-3)
+    assert np.allclose(result.bigram_surprisals, bigram)
+    assert result.r == pytest.approx(pearsonr(own[finite], bigram[finite])[0], abs=1e-4)
+    clipped = np.where(finite, bigram, bigram[finite].max())
+    assert result.r_clipped == pytest.approx(pearsonr(own, clipped)[0], abs=1e-4)
+    assert result.kl == pytest.approx(kl.mean(), abs=1e-3)
+    assert result.cross_entropy == pytest.approx(own.mean() * np.log(2), abs=1e-3)
+    assert result.perplexity == pytest.approx(np.exp(result.cross_entropy))
+
+
+def test_a_subnetwork_is_evaluated_by_itself(model, held_out, table):
+    some = Subnetwork(
+        {name: torch.rand(w.shape, generator=torch.Generator().manual_seed(0)) < 0.2 for name, w in model.maskable.items()},
+        model.architecture,
+    )
+    through = evaluate(model, held_out, table, some)
+    with some.applied(model):
+        direct = evaluate(model, held_out, table)
+    assert through.cross_entropy == direct.cross_entropy
+    assert through.cross_entropy != evaluate(model, held_out, table).cross_entropy
+    assert evaluate(model, held_out, table, Subnetwork.full(model)).r == evaluate(model, held_out, table).r
+
+
+def test_a_model_that_is_the_table_correlates_perfectly(model, held_out, table, monkeypatch):
+    with np.errstate(divide="ignore"):
+        rows = torch.from_numpy(np.log(table.probabilities(np.arange(VOCABULARY)))).float().clamp(min=-30)
+    ids_seen = []
+    monkeypatch.setattr(type(model), "hidden", lambda self, ids: ids_seen.append(ids) or torch.zeros(*ids.shape, 16))
+    monkeypatch.setattr(type(model), "unembed", lambda self, hidden: rows[ids_seen[-1]])
+    result = evaluate(model, held_out, table)
+    assert result.r == pytest.approx(1, abs=1e-6)
+    assert result.r_clipped < 1
+
+
+def test_ablation_rows_are_those_of_the_pieces(model, held_out, table):
+    some = Subnetwork(
+        {name: torch.rand(w.shape, generator=torch.Generator().manual_seed(0)) < 0.2 for name, w in model.maskable.items()},
+        model.architecture,
+    )
+    rows = ablate(model, some, held_out, table, draws=3)
+    assert list(rows.index) == ["full", "subnetwork", "random", "full - subnetwork", "full - random", "empty"]
+    assert rows.cross_entropy["full - subnetwork"] == evaluate(model, held_out, table, ~some).cross_entropy
+    draws = [evaluate(model, held_out, table, some.random_like(draw)).r for draw in range(3)]
+    assert rows.r["random"] == pytest.approx(np.mean(draws))
+    assert rows.r_spread["random"] == pytest.approx(np.ptp(draws) / 2)
+    assert rows.r_spread["full"] == 0
+    assert list(rows.kept[["full", "subnetwork", "empty"]]) == [some.total, some.kept, 0]
+
+
+def test_frontier_has_each_subnetwork_and_its_controls(model, held_out, table):
+    some = (~Subnetwork.empty(model)).random_like(0)
+    points = frontier(model, {1.0: some, 2.0: Subnetwork.empty(model)}, held_out, table, draws=2)
+    assert list(points.case) == ["full", "empty", "subnetwork", "random subnetwork", "subnetwork", "random subnetwork"]
+    assert points.r[0] == pytest.approx(points.r[2])
+
+
+def test_the_best_within_a_density_is_the_one_of_highest_r_below_it():
+    points = pd.DataFrame({"case": "subnetwork", "kept": [1, 4, 6, 90], "total": 100, "r": [0.5, 0.8, 0.7, 0.99]})
+    assert best_within(points, 0.05).r == 0.8
+    assert best_within(points, 0.02).r == 0.5
+    assert np.isnan(best_within(points, 0.001).r)
+
+
+def test_table_cross_entropies_are_those_of_the_best_mixture(table, held_out):
+    found = table_cross_entropies(table, held_out, max_tokens=None)
+    current, following, valid = held_out.windows()
+    rows = table.probabilities(current[valid])
+    smoothed = (table.unigram_counts + 1) / (table.unigram_counts.sum() + VOCABULARY)
+    mixtures = [
+        -np.log(weight * rows[np.arange(len(rows)), following[valid]] + (1 - weight) * smoothed[following[valid]]).mean()
+        for weight in np.linspace(0.01, 0.99, 99)
+    ]
+    assert found["bigram"] == pytest.approx(min(mixtures))
+    assert found["unigram"] == pytest.approx(-np.log(smoothed[following[valid]]).mean())
+
+
+def test_text_of_another_vocabulary_is_refused(model, corpus):
+    small = TokenCorpus(np.arange(200) % 50, np.array([0]), 50)
+    with pytest.raises(ValueError, match="table has 50 tokens but the model"):
+        evaluate(model, small, BigramTable.from_corpus(small))

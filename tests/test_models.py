@@ -1,0 +1,87 @@
+"""Models load frozen, in fp32, and are seen through TransformerLens as they are."""
+
+import json
+
+import pytest
+import torch
+from conftest import PADDED, VOCABULARY, build, token_ids
+
+from bigramlib import Subnetwork, load_model, randomly_initialized
+from bigramlib.models import checkpoint_names
+
+
+def test_padding_rows_of_the_unembedding_are_cut_off(any_model):
+    assert any_model.hf.get_output_embeddings().weight.shape[0] == PADDED
+    assert any_model.unembed(any_model.hidden(token_ids())).shape[-1] == VOCABULARY
+
+
+def test_replaced_weights_are_used_and_leave_the_model_alone(any_model):
+    ids = token_ids()
+    before = any_model.hidden(ids)
+    doubled = {name: 2 * weight for name, weight in any_model.maskable.items()}
+    assert not torch.allclose(any_model.hidden(ids, doubled), before)
+    assert torch.equal(any_model.hidden(ids), before)
+
+
+@pytest.mark.parametrize("architecture", ["gpt_neox", "gpt2", "llama"])
+def test_the_bridge_shows_the_model_and_its_subnetwork(tokenizer, architecture):
+    model = build(architecture, tokenizer)
+    ids = token_ids()
+    for subnetwork in (Subnetwork.full(model), Subnetwork.full(model).random_like(0) - Subnetwork.full(model).random_like(1)):
+        with subnetwork.applied(model):
+            bridge = model.bridge()
+            expected = model.hf(ids).logits
+        logits, cache = bridge.run_with_cache(ids)
+        assert torch.allclose(logits, expected, atol=1e-4)
+        assert cache["blocks.0.hook_resid_pre"].shape == (*ids.shape, model.hf.config.hidden_size)
+
+
+def test_a_saved_model_loads_frozen_in_fp32_whatever_it_was_saved_in(model, tokenizer, tmp_path):
+    import copy
+
+    copy.deepcopy(model.hf).half().save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    loaded = load_model(tmp_path)
+    assert {parameter.dtype for parameter in loaded.hf.parameters()} == {torch.float32}
+    assert not any(parameter.requires_grad for parameter in loaded.hf.parameters())
+    assert not loaded.hf.training
+    assert torch.allclose(loaded.hf(token_ids()).logits, model.hf(token_ids()).logits, atol=0.1)
+
+
+def test_mini_is_the_last_of_its_checkpoints():
+    names = checkpoint_names("mini")
+    assert len(names) >= 8 and next(iter(names)) == 0
+    last = load_model(names[max(names)])
+    assert load_model("mini").weights_hash == last.weights_hash != load_model("mini@step0").weights_hash
+
+
+def test_unknown_names_get_one_sentence(tmp_path):
+    with pytest.raises(ValueError, match=r"There is no model 'no/such-model'.*not embedded \(mini\)"):
+        load_model("no/such-model")
+    with pytest.raises(ValueError, match=r"'mini' has no checkpoint 'step7'; use one of step0, step32"):
+        load_model("mini@step7")
+
+
+def test_a_local_model_of_an_unknown_architecture_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(ValueError, match="'bert' is not known; known are"):
+        load_model(tmp_path)
+
+
+def test_a_broken_gguf_file_is_refused(tmp_path):
+    (tmp_path / "model.gguf").write_bytes(b"GGUF but no more")
+    with pytest.raises(ValueError, match=r"cannot read .*model\.gguf.* as a GGUF model"):
+        load_model(tmp_path / "model.gguf")
+
+
+def test_random_initialisation_keeps_only_the_embeddings_it_is_told_to(any_model):
+    fresh, kept = randomly_initialized(any_model), randomly_initialized(any_model, keep_embeddings=True)
+    embedding = any_model.hf.get_input_embeddings().weight
+    assert torch.equal(kept.hf.get_input_embeddings().weight, embedding)
+    assert torch.equal(kept.hf.get_output_embeddings().weight, any_model.hf.get_output_embeddings().weight)
+    assert not torch.equal(fresh.hf.get_input_embeddings().weight, embedding)
+    name = any_model.architecture.maskable[0]
+    assert not torch.equal(kept.maskable[name], any_model.maskable[name])
+    assert torch.equal(
+        randomly_initialized(any_model, seed=3).maskable[name], randomly_initialized(any_model, seed=3).maskable[name]
+    )

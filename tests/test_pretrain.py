@@ -1,0 +1,71 @@
+"""Checkpoints keep their weights to one part in 254 of a row, and pretraining can be repeated without repeating it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from bigramlib import LanguageModel, TokenCorpus
+from bigramlib import pretrain as pretraining
+from bigramlib.checkpoints import load_checkpoint, save_checkpoint
+from bigramlib.pretrain import SETTINGS, build_model, model_card, pretrain
+
+CONFIG = replace(
+    SETTINGS["tiny"],
+    vocabulary_size=280,
+    steps=12,
+    warmup_steps=3,
+    checkpoint_steps=(0, 4, 12),
+    batch_size=4,
+    sequence_length=16,
+)
+
+
+@pytest.fixture
+def counting():
+    """Text in which each token is followed by the next number."""
+    return TokenCorpus(np.arange(3000) % 280, np.array([0]), 280)
+
+
+def test_rounding_moves_no_weight_by_more_than_half_a_step(tmp_path):
+    weights = {"matrix": torch.randn(7, 50), "vector": torch.randn(50), "zero": torch.zeros(3, 4)}
+    save_checkpoint(tmp_path / "a.safetensors", weights)
+    loaded = load_checkpoint(tmp_path / "a.safetensors")
+    step = weights["matrix"].abs().amax(dim=1, keepdim=True) / 127
+    assert ((loaded["matrix"] - weights["matrix"]).abs() <= step / 2 * 1.001).all()
+    assert torch.equal(loaded["vector"], weights["vector"])
+    assert torch.equal(loaded["zero"], weights["zero"])
+
+
+def test_rounded_weights_are_kept_exactly(tmp_path):
+    save_checkpoint(tmp_path / "a.safetensors", {"matrix": torch.randn(7, 50)})
+    once = load_checkpoint(tmp_path / "a.safetensors")
+    save_checkpoint(tmp_path / "b.safetensors", once)
+    assert torch.allclose(load_checkpoint(tmp_path / "b.safetensors")["matrix"], once["matrix"], rtol=1e-6)
+
+
+def test_pretraining_learns_and_saves_its_checkpoints(tmp_path, counting, tokenizer):
+    config = replace(CONFIG, steps=150, checkpoint_steps=(0, 150))
+    model = build_model(config)
+    losses = pretrain(model, counting, config, tmp_path)
+    assert np.mean(losses[-10:]) < losses[0] - 1
+    assert sorted(file.name for file in tmp_path.glob("*.safetensors")) == ["step0.safetensors", "step150.safetensors"]
+    fresh = build_model(config)
+    fresh.load_state_dict(load_checkpoint(tmp_path / "step150.safetensors"), strict=False)
+    ids = torch.arange(8)[None]
+    assert torch.allclose(LanguageModel("a", fresh, tokenizer).hf(ids).logits, model(ids).logits, atol=0.2)
+
+
+def test_a_finished_run_is_read_and_another_recipe_trains_again(tmp_path, counting, monkeypatch):
+    losses = pretrain(build_model(CONFIG), counting, CONFIG, tmp_path)
+    monkeypatch.setattr(pretraining.torch.optim, "AdamW", lambda *a, **o: pytest.fail("trained"))
+    assert np.allclose(pretrain(build_model(CONFIG), counting, CONFIG, tmp_path), losses, atol=1e-4)
+    with pytest.raises(pytest.fail.Exception, match="trained"):
+        pretrain(build_model(CONFIG), counting, replace(CONFIG, seed=1), tmp_path)
+
+
+def test_the_card_states_recipe_and_results():
+    card = model_card(CONFIG, "sotu", {"model": 3.7, "bigram table": 4.6})
+    assert "| bigram table | 4.600 |" in card
+    assert "| warmup_steps | 3 |" in card

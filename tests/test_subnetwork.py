@@ -1,0 +1,141 @@
+"""A subnetwork is a set of weights: it has the laws of sets, applies and restores, and survives the disk."""
+
+import pytest
+import torch
+from conftest import build
+from safetensors.torch import save_file
+
+from bigramlib import Subnetwork
+
+
+@pytest.fixture
+def half(model) -> Subnetwork:
+    generator = torch.Generator().manual_seed(0)
+    masks = {name: torch.rand(weight.shape, generator=generator) < 0.5 for name, weight in model.maskable.items()}
+    return Subnetwork(masks, model.architecture, {"sparsity_penalty": 3.0, "converged": True})
+
+
+def test_sets_obey_their_laws(model, half):
+    full, empty, other = Subnetwork.full(model), Subnetwork.empty(model), half.random_like(1)
+    assert (half | ~half).hash == full.hash
+    assert (half & ~half).hash == empty.hash
+    assert (half - other).hash == (half & ~other).hash
+    assert (~(half | other)).hash == (~half & ~other).hash
+    assert half.kept + (~half).kept == full.kept == half.total
+    assert empty.density == 0
+
+
+def test_subnetworks_of_different_models_do_not_combine(half, tokenizer):
+    with pytest.raises(ValueError, match="combine subnetworks of one model"):
+        half & Subnetwork.full(build("llama", tokenizer))
+
+
+def test_random_controls_keep_the_count_of_each_matrix_in_other_places(half):
+    random = half.random_like(0)
+    assert all(random.masks[name].sum() == mask.sum() for name, mask in half.masks.items())
+    assert random.hash == half.random_like(0).hash != half.random_like(1).hash != half.hash
+
+
+def test_table_counts_every_kept_weight_once(any_model):
+    some = Subnetwork.full(any_model).random_like(0)
+    masks = dict(some.masks)
+    first = next(iter(masks))
+    masks[first] = torch.zeros_like(masks[first])
+    some = Subnetwork(masks, any_model.architecture)
+    table = some.table()
+    assert table.kept.sum() == some.kept
+    assert table.total.sum() == some.total
+    assert table.share.sum() == pytest.approx(1)
+
+
+def test_share_of_the_first_mlp(any_model):
+    masks = {name: torch.zeros(weight.shape, dtype=torch.bool) for name, weight in any_model.maskable.items()}
+    components = {(c.layer, c.name): c for c in any_model.architecture.components}
+    components[0, "mlp out"].fill_(masks[components[0, "mlp out"].parameter], True, 0)
+    components[1, "mlp in"].fill_(masks[components[1, "mlp in"].parameter], True, 0)
+    assert Subnetwork(masks, any_model.architecture).first_mlp_share() == 0.5
+
+
+def test_applied_zeroes_what_is_not_kept_and_restores_even_after_an_error(any_model):
+    some = Subnetwork.full(any_model).random_like(0) & Subnetwork.empty(any_model).__invert__().random_like(5)
+    masks = {name: torch.rand(mask.shape) < 0.3 for name, mask in some.masks.items()}
+    some = Subnetwork(masks, any_model.architecture)
+    before = {name: weight.clone() for name, weight in any_model.maskable.items()}
+    with pytest.raises(KeyboardInterrupt), some.applied(any_model):
+        assert all(torch.equal(weight, before[name] * masks[name]) for name, weight in any_model.maskable.items())
+        raise KeyboardInterrupt
+    assert all(torch.equal(weight, before[name]) for name, weight in any_model.maskable.items())
+
+
+def test_applying_to_another_model_names_the_difference(half, tokenizer):
+    with pytest.raises(ValueError, match="a model with model_type gpt_neox, but 'tiny llama' has llama"):
+        half.check_fits(build("llama", tokenizer))
+
+
+def test_masks_must_be_those_of_the_architecture(model, half):
+    first = next(iter(half.masks))
+    with pytest.raises(ValueError, match="exactly the maskable parameters"):
+        Subnetwork({name: mask for name, mask in half.masks.items() if name != first}, model.architecture)
+    with pytest.raises(ValueError, match="must be a bool matrix"):
+        Subnetwork({**half.masks, first: half.masks[first].float()}, model.architecture)
+
+
+def test_saving_and_loading_keeps_masks_and_provenance_in_one_bit_a_weight(any_model, tmp_path):
+    masks = {name: torch.rand(weight.shape) < 0.3 for name, weight in any_model.maskable.items()}
+    saved = Subnetwork(masks, any_model.architecture, {"a": [1, {"b": 0.5}]})
+    saved.save(tmp_path / "mask.safetensors")
+    loaded = Subnetwork.load(tmp_path / "mask.safetensors")
+    assert loaded.hash == saved.hash
+    assert loaded.provenance == saved.provenance
+    assert loaded.architecture == any_model.architecture
+    assert (tmp_path / "mask.safetensors").stat().st_size < saved.total / 8 + 8000
+
+
+def test_a_truncated_file_is_refused_at_any_length(half, tmp_path):
+    path = tmp_path / "mask.safetensors"
+    half.save(path)
+    whole = path.read_bytes()
+    for length in (0, 4, 9, 200, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match="not a whole subnetwork file of this library"):
+            Subnetwork.load(path)
+
+
+def test_a_flipped_bit_is_noticed(half, tmp_path):
+    path = tmp_path / "mask.safetensors"
+    half.save(path)
+    altered = bytearray(path.read_bytes())
+    altered[-10] ^= 1
+    path.write_bytes(bytes(altered))
+    with pytest.raises(ValueError, match="hash that it states"):
+        Subnetwork.load(path)
+
+
+def test_foreign_and_missing_files_are_refused(tmp_path):
+    save_file({"a": torch.zeros(2)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(ValueError, match="not a whole subnetwork file"):
+        Subnetwork.load(tmp_path / "foreign.safetensors")
+    with pytest.raises(FileNotFoundError, match="no subnetwork file"):
+        Subnetwork.load(tmp_path / "missing.safetensors")
+
+
+def test_a_failed_save_leaves_the_old_file_and_nothing_else(half, tmp_path, monkeypatch):
+    path = tmp_path / "mask.safetensors"
+    half.save(path)
+    before = path.read_bytes()
+
+    def fail(packed, temporary, metadata):
+        temporary.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr("bigramlib.subnetwork.save_file", fail)
+    with pytest.raises(OSError, match="disk full"):
+        (~half).save(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.glob("*mask*")) == [path]
+
+
+def test_jupyter_shows_size_place_and_provenance(half):
+    html = half._repr_html_()
+    for part in (f"{half.kept:,} of {half.total:,}", "in the first MLP", "sparsity_penalty", "mlp out", "<table"):
+        assert part in html

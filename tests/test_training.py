@@ -1,0 +1,192 @@
+"""Mask training is the paper's mathematics, stops when it should, and gives the same bits again."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import VOCABULARY, build
+from torch.func import functional_call
+from torch.nn import functional
+
+from bigramlib import ModelTarget, SparsifyConfig, Subnetwork, TokenCorpus, find_subnetwork, training
+from bigramlib.training import flattened_sample, is_unstable
+
+QUICK = SparsifyConfig(sparsity_penalty=1.0, steps=30, batch_size=2, sequence_length=16, learning_rate=0.05)
+
+
+@pytest.mark.parametrize("flattening", [None, 0.5])
+def test_steps_equal_hand_written_ones(tokenizer, corpus, table, flattening):
+    model = build("llama", tokenizer)
+    model.maskable["model.layers.0.mlp.up_proj.weight"][0, :5] = 0.0
+    config = replace(QUICK, steps=4, flattening=flattening, final_beta=16.0)
+    draw = training._batches(corpus, config, np.random.default_rng(0))
+    found, losses = training._train(model, table, draw, config)
+
+    draw = training._batches(corpus, config, np.random.default_rng(0))
+    logits = {name: torch.where(weight == 0, -1e6, 0.0).requires_grad_() for name, weight in model.maskable.items()}
+    n = sum(weight.numel() for weight in logits.values())
+    optimizer = torch.optim.AdamW(logits.values(), lr=config.learning_rate)
+    beta, expected_losses = 1.0, []
+    for _ in range(4):
+        ids, weights = draw()
+        gates = {name: torch.sigmoid(beta * value) for name, value in logits.items()}
+        masked = {name: weight * gates[name] for name, weight in model.maskable.items()}
+        own = functional_call(model.hf, masked, (ids,)).logits[..., :VOCABULARY]
+        dense = torch.from_numpy(table.probabilities(ids.flatten().numpy())).float()
+        kl = functional.kl_div(own.log_softmax(-1).flatten(0, 1), dense, reduction="none").sum(-1)
+        loss = (kl * weights.flatten()).sum() + config.sparsity_penalty / n * sum(gate.sum() for gate in gates.values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        beta *= 2.0
+        expected_losses.append(loss.item())
+    assert np.allclose(losses, expected_losses, rtol=1e-4)
+    agreement = [(found.masks[name] == (value > 0)).float().mean() for name, value in logits.items()]
+    assert min(agreement) > 0.99
+    assert not found.masks["model.layers.0.mlp.up_proj.weight"][0, :5].any()
+
+
+def test_a_planted_subnetwork_is_found(tokenizer):
+    model = build("gpt_neox", tokenizer)
+    planted = Subnetwork.full(model).random_like(0)
+    generator = torch.Generator().manual_seed(1)
+    masks = {name: torch.rand(mask.shape, generator=generator) < 0.15 for name, mask in planted.masks.items()}
+    planted = Subnetwork(masks, model.architecture)
+    teacher = build("gpt_neox", tokenizer)
+    for name, weight in teacher.maskable.items():
+        weight *= masks[name]
+    ids = np.random.default_rng(0).integers(0, VOCABULARY, 4000)
+    text = TokenCorpus(ids, np.array([0]), VOCABULARY)
+    config = SparsifyConfig(
+        sparsity_penalty=0.3, steps=400, batch_size=4, sequence_length=32, learning_rate=0.02, flattening=None
+    )
+    found = find_subnetwork(model, ModelTarget(teacher), text, config)
+    hit = (found & planted).kept
+    chance = found.kept * planted.kept / planted.total
+    assert found.density < 0.4
+    assert hit > 2.5 * chance
+    assert found.history().kl.iloc[-1] < 0.3 * found.history().kl.iloc[0]
+
+
+def test_an_overwhelming_penalty_collapses_the_mask_and_stops(model, table, corpus):
+    config = replace(QUICK, sparsity_penalty=1e6, steps=2000)
+    found = find_subnetwork(model, table, corpus, config)
+    assert found.kept == 0
+    assert found.provenance["converged"]
+    assert found.provenance["steps"] < 2000
+
+
+def test_too_few_steps_are_recorded_as_not_converged(model, table, corpus):
+    assert not find_subnetwork(model, table, corpus, replace(QUICK, steps=2, final_beta=1.0)).provenance["converged"]
+
+
+def test_same_seed_same_bits_another_seed_other_bits(model, table, corpus, monkeypatch, tmp_path):
+    first = find_subnetwork(model, table, corpus, QUICK)
+    other = find_subnetwork(model, table, corpus, replace(QUICK, seed=1))
+    monkeypatch.setenv("BIGRAMLIB_STORE", str(tmp_path / "another"))
+    again = find_subnetwork(model, table, corpus, QUICK)
+    assert first.hash == again.hash != other.hash
+    assert first.provenance == again.provenance
+
+
+def test_asking_again_returns_the_stored_subnetwork_and_any_change_trains_another(model, table, corpus, monkeypatch):
+    stored = find_subnetwork(model, table, corpus, QUICK)
+    monkeypatch.setattr(training, "_train", lambda *_: pytest.fail("trained"))
+    assert find_subnetwork(model, table, corpus, QUICK).hash == stored.hash
+    for changed in ((model, table.unigram(), corpus, QUICK), (model, table, corpus, replace(QUICK, sparsity_penalty=2.0))):
+        with pytest.raises(pytest.fail.Exception, match="trained"):
+            find_subnetwork(*changed)
+
+
+def test_training_leaves_the_model_as_it_was(any_model, table, corpus):
+    before = {name: parameter.clone() for name, parameter in any_model.hf.named_parameters()}
+    find_subnetwork(any_model, table, corpus, replace(QUICK, steps=3))
+    assert all(torch.equal(parameter, before[name]) for name, parameter in any_model.hf.named_parameters())
+    assert not any(parameter.requires_grad for parameter in any_model.hf.parameters())
+
+
+def test_weights_that_are_not_finite_stop_training_with_a_clear_error(tokenizer, table, corpus):
+    model = build("gpt_neox", tokenizer)
+    next(iter(model.maskable.values()))[0, 0] = float("nan")
+    with pytest.raises(FloatingPointError, match=r"loss became nan at step 1 .*lower learning_rate"):
+        find_subnetwork(model, table, corpus, QUICK)
+
+
+def test_a_corpus_of_another_vocabulary_is_refused(model, table):
+    with pytest.raises(ValueError, match="vocabulary of 1000, but the model 'tiny gpt_neox' has 280 tokens"):
+        find_subnetwork(model, table, TokenCorpus(np.arange(900), np.array([0]), 1000), QUICK)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("sparsity_penalty", -1.0, r"sparsity_penalty \(lambda\) is -1.0; it must be zero or a positive number"),
+        ("sparsity_penalty", float("inf"), r"Subnetwork.full or Subnetwork.empty"),
+        ("steps", 0, "steps is 0; it must be at least 1"),
+        ("learning_rate", 0.0, "learning_rate is 0.0; it must be a positive number"),
+        ("final_beta", 0.5, "final_beta is 0.5"),
+        ("flattening", 1.5, "flattening is 1.5"),
+    ],
+)
+def test_a_config_out_of_range_is_refused(field, value, message):
+    with pytest.raises(ValueError, match=message):
+        SparsifyConfig(**{field: value})
+
+
+def test_the_paper_schedule_is_the_release_recipe():
+    config = SparsifyConfig.paper(50.0)
+    assert (config.steps, config.batch_size, config.sequence_length) == (15_000, 32, 128)
+    assert config.learning_rate == 5e-5
+    assert config.final_beta ** (1 / config.steps) == pytest.approx(1.001)
+    assert config.flattening is None
+    assert config.attempts == 4
+
+
+def test_unstable_runs_are_tried_again_with_another_shuffle(model, table, corpus, monkeypatch):
+    verdicts = iter([True, True, False, False])
+    monkeypatch.setattr(training, "is_unstable", lambda losses: next(verdicts))
+    found = find_subnetwork(model, table, corpus, replace(QUICK, steps=2, attempts=5))
+    assert found.provenance["attempt"] == 2
+    assert not found.provenance["unstable"]
+
+
+FALLING = list(np.linspace(5.0, 1.0, 300))
+
+
+@pytest.mark.parametrize(
+    ("curve", "unstable"),
+    [
+        (FALLING, False),
+        (FALLING[:100] + [9.0] * 5 + FALLING[100:], False),
+        (FALLING[:100] + [9.0] * 200, True),
+        (FALLING[:150] + [9.0] * 100 + [1.0] * 99, True),
+        (FALLING[:150] + [9.0] * 100 + [1.0] * 101, False),
+        ([0.1] * 50 + [0.13] * 200, True),
+        ([1.0] * 5, False),
+    ],
+    ids=["falls", "spike", "jump that stays", "recovers too late", "recovers in time", "rise by a quarter", "too short"],
+)
+def test_instability_is_a_jump_that_is_not_made_good(curve, unstable):
+    assert is_unstable(curve) is unstable
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("n", [8, 50, 130])
+def test_weights_undo_the_flattening_on_average(power, n):
+    generator = np.random.default_rng(0)
+    probability = np.append(generator.dirichlet(np.full(60, 0.3)), 0.0)
+    total = np.zeros(61)
+    for _ in range(3000):
+        tokens, weights = flattened_sample(probability, power, n, generator)
+        np.add.at(total, tokens, weights)
+    deviation = np.abs(total / 3000 - probability)
+    assert deviation.max() < 0.02
+    assert total[60] == 0
+
+
+def test_no_token_is_drawn_twice_while_others_are_left():
+    probability = np.random.default_rng(0).dirichlet(np.full(60, 0.3))
+    for seed in range(50):
+        tokens, _ = flattened_sample(probability, 0.5, 40, np.random.default_rng(seed))
+        assert len(set(tokens)) == 40
