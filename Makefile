@@ -17,6 +17,9 @@ reproduce: export BIGRAMLIB_STORE := $(CURDIR)/.store/reproduce
 test notebooks pretrain: export BIGRAMLIB_STORE := $(CURDIR)/.store/test
 test: export HF_HUB_OFFLINE := 1
 
+# Notebooks run in notebooks/, so files and folders named from here are passed on as absolute paths.
+located = $(if $(and $(findstring /,$(1))$(findstring .,$(1)),$(wildcard $(1))),$(abspath $(1)),$(1))
+
 PAPERMILL := $(BIN)/papermill --kernel python3 --cwd notebooks --no-progress-bar --log-output
 
 .PHONY: reproduce test lab pretrain notebooks
@@ -29,7 +32,7 @@ reproduce: .venv/ready
 	@for number in $(NOTEBOOKS); do \
 		echo "== notebook $$number on $(MODEL)"; \
 		$(PAPERMILL) notebooks/$${number}_*.ipynb $(WORK)/$$number.ipynb \
-			-r model "$(MODEL)" -r corpus "$(CORPUS)" -r device "$(DEVICE)" || exit 1; \
+			-r model "$(call located,$(MODEL))" -r corpus "$(call located,$(CORPUS))" -r device "$(DEVICE)" || exit 1; \
 	done
 	@rm .store/unfinished
 	@$(BIN)/python -m bigramlib claims --model "$(MODEL)"

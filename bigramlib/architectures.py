@@ -11,6 +11,8 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 ATTENTION_COMPONENTS = ("q", "k", "v", "o")
+WRITING_COMPONENTS = ("o", "mlp out")
+"""Those that write to the residual stream, so that heads and MLP dimensions are their inputs."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,11 @@ class Component:
     axis: int
     units: Int[np.ndarray, "groups size"]
 
+    @property
+    def output_axis(self) -> int:
+        """The axis of the parameter along which output units lie, of whatever kind."""
+        return 1 - self.axis if self.name in WRITING_COMPONENTS else self.axis
+
     def of(self, parameter: Tensor, group: int | None = None) -> Tensor:
         """This component's part of a tensor shaped like its parameter (a copy), or only one head's or dimension's part."""
         return parameter.index_select(self.axis, self.index(parameter, group))
@@ -48,13 +55,14 @@ class Component:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Parameter names inside a layer, and how they are stored.
+    """Names of the layers, of the matrices inside a layer, and of the final norm; and how matrices are stored.
 
     `fused` is "thirds" for [Q | K | V], "interleaved" for [q_h0, k_h0, v_h0, q_h1, ...], None for separate matrices.
     `inputs_first` matrices are stored [in, out] (GPT-2's Conv1D) instead of [out, in].
     """
 
     layers: str
+    final_norm: str
     matrices: dict[str, str]
     fused: str | None = None
     inputs_first: bool = False
@@ -62,6 +70,7 @@ class _Layout:
 
 _LLAMA_LIKE = _Layout(
     "model.layers",
+    "model.norm",
     {
         "q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj", "o": "self_attn.o_proj",
         "mlp in": "mlp.up_proj", "mlp gate": "mlp.gate_proj", "mlp out": "mlp.down_proj",
@@ -71,12 +80,14 @@ _LLAMA_LIKE = _Layout(
 _LAYOUTS: dict[str, _Layout] = {
     "gpt2": _Layout(
         "transformer.h",
+        "transformer.ln_f",
         {"qkv": "attn.c_attn", "o": "attn.c_proj", "mlp in": "mlp.c_fc", "mlp out": "mlp.c_proj"},
         fused="thirds",
         inputs_first=True,
     ),
     "gpt_neox": _Layout(
         "gpt_neox.layers",
+        "gpt_neox.final_layer_norm",
         {"qkv": "attention.query_key_value", "o": "attention.dense",
          "mlp in": "mlp.dense_h_to_4h", "mlp out": "mlp.dense_4h_to_h"},
         fused="interleaved",
@@ -138,7 +149,7 @@ class Architecture:
                     units = np.arange(groups * self.head_size).reshape(groups, self.head_size)
                 else:
                     units = np.arange(self.mlp_size)[:, None]
-                axis = 1 - output_axis if name in ("o", "mlp out") else output_axis
+                axis = 1 - output_axis if name in WRITING_COMPONENTS else output_axis
                 found.append(Component(layer, name, parameter, axis, units))
         return tuple(found)
 
@@ -146,6 +157,11 @@ class Architecture:
     def maskable(self) -> tuple[str, ...]:
         """Names of the maskable parameters (paper: every attention and MLP matrix), in order."""
         return tuple(dict.fromkeys(component.parameter for component in self.components))
+
+    @property
+    def final_norm(self) -> str:
+        """Name of the module between the last layer and the unembedding."""
+        return _LAYOUTS[self.model_type].final_norm
 
     def _fused_units(self, fused: str | None, place: int) -> Int[np.ndarray, "heads size"]:
         """Where one of q (0), k (1), v (2) lies along the output axis of a fused matrix."""

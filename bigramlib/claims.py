@@ -74,22 +74,40 @@ CLAIMS: dict[str, Claim] = {
         lambda r, empty: empty < r - 0.1,
     ),
     "training matters": Claim(
-        "In randomly initialised models no subnetwork of the same size gets as far",
+        "In randomly initialised models no subnetwork found, of whatever size, gets as far",
         "control below",
-        "best r with at most as many weights: {random:.3f}; with trained embeddings {embeddings:.3f}; trained {r:.3f}",
-        lambda r, random, embeddings: max(random, embeddings) < r - 0.02,
+        "best r {random:.3f}; with trained embeddings {embeddings:.3f}; against {r:.3f}",
+        lambda r, random, embeddings: max(random, embeddings) < r - 0.005,
     ),
     "first mlp": Claim(
-        "The subnetwork lies mostly in the first layer's MLP",
+        "The smallest subnetwork with r > 0.95 lies mostly in the first layer's MLP",
         "concentrated in the first MLP",
         "{share:.0%} of kept weights (the first MLP holds {uniform:.0%} of maskable ones)",
         lambda share, uniform: share > 0.5,
+    ),
+    "first mlp, every size": Claim(
+        "At every size the first layer's MLP holds far more than its share, the more the smaller the subnetwork",
+        "concentrated in the first MLP",
+        "{least:.0%} at least, {smallest:.0%} in the smallest ({uniform:.0%} of maskable weights)",
+        lambda least, smallest, uniform: least > 1.5 * uniform and smallest > least + 0.1,
+    ),
+    "few dimensions": Claim(
+        "Kept weights of the first MLP are gathered in some of its dimensions",
+        "not stated",
+        "Gini {gini:.2f}; random weights {random:.2f}",
+        lambda gini, random: gini > random + 0.1,
     ),
     "necessary": Claim(
         "Removing the subnetwork wrecks the model; removing a random one of the same size does little",
         "perplexity explodes; little change",
         "+{rise:.2f} nats against +{random_rise:.2f}",
         lambda rise, random_rise: rise > 1.0 and random_rise < rise / 10,
+    ),
+    "likely tokens suffer": Claim(
+        "Without the subnetwork, tokens that the bigram table predicts well lose most",
+        "not stated",
+        "+{likely:.2f} bits for the likeliest group, +{unlikely:.2f} for bigrams never seen",
+        lambda likely, unlikely: likely > unlikely,
     ),
 }
 

@@ -73,7 +73,7 @@ def evaluate(
     divergence = table.bind(model)
     surprisals, kls = [], []
     with torch.inference_mode(), subnetwork.applied(model) if subnetwork else nullcontext():
-        for begin in tqdm(range(0, len(current), batch_size), desc="evaluating", unit="batch", leave=False):
+        for begin in tqdm(range(0, len(current), batch_size), desc="evaluating", unit="batch", leave=False, delay=10):
             ids = torch.from_numpy(current[begin : begin + batch_size]).to(model.device)
             hidden = model.hidden(ids)
             log_probability = model.unembed(hidden).log_softmax(-1)
@@ -114,6 +114,29 @@ def table_cross_entropies(table: BigramTable, corpus: TokenCorpus, *, max_tokens
         "unigram": float(-np.log(unigram).mean()),
         "seen": float(np.isfinite(bigram_bits).mean()),
     }
+
+
+def rises_by_bigram_surprisal(before: Evaluation, after: Evaluation, bins: int = 8) -> pd.DataFrame:
+    """How much more surprising tokens became, by how surprising they are to the bigram table (all in bits).
+
+    Args:
+        before: an evaluation.
+        after: another of the same model's parts on the same tokens.
+        bins: groups of equally many tokens whose bigram was seen; never-seen ones are a last group, drawn one bin further.
+
+    Returns:
+        One row for each group: bigram_surprisal (its mean), rise (mean), error (its standard error), tokens.
+    """
+    rise = after.surprisals - before.surprisals
+    finite = np.isfinite(before.bigram_surprisals)
+    edges = np.quantile(before.bigram_surprisals[finite], np.linspace(0, 1, bins + 1)[1:-1])
+    group = np.where(finite, np.searchsorted(edges, before.bigram_surprisals), bins)
+    frame = pd.DataFrame({"group": group, "bigram_surprisal": before.bigram_surprisals, "rise": rise})
+    found = frame.groupby("group").agg(
+        bigram_surprisal=("bigram_surprisal", "mean"), rise=("rise", "mean"), error=("rise", "sem"), tokens=("rise", "size")
+    )
+    beyond = found.bigram_surprisal[np.isfinite(found.bigram_surprisal)].max() + 2
+    return found.replace({"bigram_surprisal": {np.inf: beyond}}).reset_index(drop=True)
 
 
 def correlation(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"]) -> float:
@@ -160,11 +183,22 @@ def frontier(
     return pd.DataFrame(rows)
 
 
+def smallest_reaching(points: pd.DataFrame, r: float) -> pd.Series:
+    """The row of `frontier`, with density, of the smallest subnetwork whose r exceeds `r`, or of the highest r if none does."""
+    found = _subnetworks(points)
+    reaching = found[found.r > r]
+    return reaching.loc[reaching.kept.idxmin()] if len(reaching) else found.loc[found.r.idxmax()]
+
+
 def best_within(points: pd.DataFrame, max_density: float) -> pd.Series:
-    """The row of `frontier` with the highest r among subnetworks below a density, with it as `density`; all NaN if none."""
-    found = points[points.case == "subnetwork"].assign(density=lambda row: row.kept / row.total)
+    """The row of `frontier` with the highest r among subnetworks below a density, with its density; all NaN if none."""
+    found = _subnetworks(points)
     within = found[found.density < max_density]
     return within.loc[within.r.idxmax()] if len(within) else pd.Series(np.nan, index=found.columns)
+
+
+def _subnetworks(points: pd.DataFrame) -> pd.DataFrame:
+    return points[points.case == "subnetwork"].assign(density=lambda row: row.kept / row.total)
 
 
 def ablate(

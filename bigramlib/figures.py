@@ -5,12 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bigramlib.architectures import ATTENTION_COMPONENTS
+from bigramlib.subnetwork import gini
+
 PAPER_R = 0.95
+SOURCES = {
+    "trained": "subnetworks of the trained model",
+    "random, trained embeddings": "… of random weights, trained embeddings",
+    "random": "… of random weights",
+}
 COLOURS = {"trained": "#1f5fa8", "random, trained embeddings": "#d98a2b", "random": "#8a8a8a"}
 
 
@@ -46,7 +55,7 @@ def plot_losses(axes: Axes, losses: pd.DataFrame, references: dict[str, float]) 
 
 
 def plot_checkpoints(axes: Axes, table: pd.DataFrame, references: dict[str, float]) -> None:
-    """Bigram correlation and held-out cross-entropy (columns step, r, cross_entropy) over pretraining; step 0 is drawn at 1.
+    """Bigram correlation and held-out cross-entropy (columns step, r, cross_entropy) over pretraining.
 
     Args:
         axes: where to draw.
@@ -54,20 +63,15 @@ def plot_checkpoints(axes: Axes, table: pd.DataFrame, references: dict[str, floa
         references: cross-entropies of the "bigram" and "unigram" table, nats.
     """
     blue, orange = COLOURS["trained"], COLOURS["random, trained embeddings"]
-    steps = table.step.clip(lower=1)
-    axes.plot(steps, table.r, "o-", color=blue)
-    axes.set(
-        xscale="log",
-        xlabel="pretraining step (log; 0 drawn at 1)",
-        ylim=(0, 1),
-        title="How bigram-like the full model is",
-    )
+    axes.plot(table.step, table.r, "o-", color=blue)
+    axes.set_xscale("symlog", linthresh=16)
+    axes.set(xlabel="pretraining step", ylim=(0, 1), title="How bigram-like the full model is")
     axes.set_ylabel("bigram correlation r", color=blue)
     twin = axes.twinx()
-    twin.plot(steps, table.cross_entropy, "s--", color=orange)
+    twin.plot(table.step, table.cross_entropy, "s--", color=orange)
     for name in ("bigram", "unigram"):
         twin.axhline(references[name], color=orange, linewidth=0.8, linestyle=":")
-        twin.text(1, references[name], f"{name} table", color=orange, fontsize="small", va="bottom")
+        twin.text(table.step.max(), references[name], f"{name} table", color=orange, fontsize="small", ha="right", va="bottom")
     twin.set_ylabel("held-out cross-entropy (nats)", color=orange)
     twin.spines["right"].set_visible(True)
 
@@ -83,7 +87,7 @@ def plot_frontier(axes: Axes, points: pd.DataFrame) -> None:
     total = int(points.total.iloc[0])
     for model, group in points[points.case == "subnetwork"].groupby("model", sort=False):
         group = group[group.kept > 0].sort_values("kept")
-        axes.plot(group.kept, group.r, "o-", color=COLOURS[model], label=f"subnetworks, {model} model")
+        axes.plot(group.kept, group.r, "o-", color=COLOURS[model], label=SOURCES[model])
     control = points[points.case == "random subnetwork"].sort_values("kept")
     axes.errorbar(
         control.kept,
@@ -104,7 +108,7 @@ def plot_frontier(axes: Axes, points: pd.DataFrame) -> None:
     share.set_xscale("log")
     share.xaxis.set_major_formatter(lambda value, _: f"{value:.3%}".rstrip("0%").rstrip(".") + " %")
     share.set_xlabel("share of maskable weights")
-    axes.legend(frameon=False, fontsize="small", loc="lower right")
+    axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(0, 0.58))
 
 
 def plot_density(axes: Axes, table: pd.DataFrame) -> None:
@@ -116,16 +120,74 @@ def plot_density(axes: Axes, table: pd.DataFrame) -> None:
     axes.tick_params(left=False, bottom=False)
 
 
-def plot_history(axes: Axes, history: pd.DataFrame) -> None:
-    """KL to the target (nats) and share of undecided gates during mask training, one pair of lines for each lambda.
+def plot_history(loss_axes: Axes, gate_axes: Axes, history: pd.DataFrame) -> None:
+    """How mask training went, one line for each lambda.
 
     Args:
-        axes: where to draw.
+        loss_axes: for the KL to the target (nats).
+        gate_axes: for the share of gates that are not decided.
         history: `Subnetwork.history()` of several runs with a column sparsity_penalty.
     """
     runs = history.groupby("sparsity_penalty")
     for (penalty, run), colour in zip(runs, sns.color_palette("viridis", runs.ngroups), strict=True):
-        axes.plot(run.step, run.kl, color=colour, label=f"{penalty:g}")
-        axes.plot(run.step, run.undecided, color=colour, linestyle=":", linewidth=1)
-    axes.set(xlabel="optimizer step", ylabel="KL (nats); dotted: undecided share", yscale="log", title="Mask training")
-    axes.legend(frameon=False, fontsize="small", title="lambda")
+        loss_axes.plot(run.step, run.kl, color=colour, label=f"{penalty:g}")
+        gate_axes.plot(run.step, run.undecided, color=colour)
+    loss_axes.set(xlabel="optimizer step", ylabel="KL to the bigram table (nats)", ylim=(0, None), title="Loss")
+    gate_axes.set(xlabel="optimizer step", ylabel="undecided share of the gates", yscale="log", title="Decisions")
+    loss_axes.legend(frameon=False, fontsize="small", title="lambda", ncols=2)
+
+
+def plot_layer_shares(axes: Axes, shares: pd.DataFrame) -> None:
+    """Share of kept weights by layer and kind over the size of the subnetwork.
+
+    Args:
+        axes: where to draw.
+        shares: columns kept (weights of the subnetwork), layer, kind ("attention" or "mlp"), share.
+    """
+    order = [(layer, kind) for layer in sorted(shares.layer.unique()) for kind in ("mlp", "attention")]
+    palette = sns.color_palette("viridis", shares.layer.nunique())
+    for layer, kind in order:
+        line = shares[(shares.layer == layer) & (shares.kind == kind)].sort_values("kept")
+        style = "o-" if kind == "mlp" else "x:"
+        axes.plot(line.kept, line.share, style, color=palette[layer], label=f"layer {layer} {kind}")
+    axes.set(xscale="log", ylim=(0, 1), xlabel="kept weights", ylabel="share of the kept weights")
+    axes.legend(frameon=False, fontsize="small", ncols=2)
+
+
+def plot_lorenz(axes: Axes, counts: dict[str, pd.Series]) -> None:
+    """Lorenz curves: the share of kept weights in the fullest dimensions, for several subnetworks' counts per dimension."""
+    for (name, kept), style in zip(counts.items(), ("-", "--", "-.", ":"), strict=False):
+        share = np.concatenate([[0], np.sort(kept)[::-1].cumsum() / max(1, kept.sum())])
+        axes.plot(np.linspace(0, 1, len(share)), share, style, label=f"{name} (Gini {gini(kept):.2f})")
+    axes.plot([0, 1], [0, 1], color="black", linewidth=0.8)
+    axes.set(xlabel="share of MLP dimensions, fullest first", ylabel="share of kept weights", xlim=(0, 1), ylim=(0, 1))
+    axes.legend(frameon=False, fontsize="small")
+
+
+def plot_heads(axes: Axes, units: pd.DataFrame) -> None:
+    """Density of attention heads, q, k, v and o together, by layer (from `Subnetwork.units()`), as a heat map."""
+    heads = units[units.component.isin(ATTENTION_COMPONENTS)].groupby(["layer", "unit"])[["kept", "total"]].sum()
+    grid = (heads.kept / heads.total).unstack() * 100
+    sns.heatmap(grid, ax=axes, cmap="Blues", annot=grid.size <= 64, fmt=".2g", cbar_kws={"label": "% of weights kept"})
+    axes.set(xlabel="head", ylabel="layer", title="Attention heads")
+    axes.tick_params(left=False, bottom=False)
+
+
+def plot_ablation(axes: Axes, ablation: pd.DataFrame) -> None:
+    """Held-out cross-entropy of each case of `ablate`, with the spread over random draws."""
+    cases = ablation.iloc[::-1]
+    colours = ["#b03a3a" if "random" in case else COLOURS["trained"] for case in cases.index]
+    axes.barh(cases.index, cases.cross_entropy, xerr=cases.cross_entropy_spread, color=colours)
+    for position, (value, r) in enumerate(zip(cases.cross_entropy, cases.r, strict=True)):
+        axes.text(value + 0.1, position, f"{value:.2f}   r {r:.2f}", va="center", fontsize="small")
+    axes.axvline(ablation.cross_entropy["full"], color="black", linewidth=0.8, linestyle=":")
+    axes.set(xlabel="held-out cross-entropy (nats per token)", xlim=(0, ablation.cross_entropy.max() * 1.25))
+
+
+def plot_rises(axes: Axes, rises: pd.DataFrame) -> None:
+    """Rise in surprisal (bits; columns case, bigram_surprisal, rise, error) of tokens grouped by their bigram surprisal."""
+    for (case, line), colour in zip(rises.groupby("case", sort=False), (COLOURS["trained"], "#b03a3a"), strict=False):
+        axes.errorbar(line.bigram_surprisal, line.rise, line.error, fmt="o-", color=colour, label=case)
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.set(xlabel="bigram surprisal of the token (bits; right: never seen)", ylabel="rise in the model's surprisal (bits)")
+    axes.legend(frameon=False)

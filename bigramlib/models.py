@@ -84,6 +84,11 @@ class LanguageModel:
         return head.weight[: self.vocabulary_size], None if bias is None else bias[: self.vocabulary_size]
 
     @property
+    def final_norm(self) -> torch.nn.Module:
+        """The norm between the last layer's residual stream and the unembedding."""
+        return self.hf.get_submodule(self.architecture.final_norm)
+
+    @property
     def logit_cap(self) -> float | None:
         """The bound of a tanh cap on the logits (Gemma 2); None where logits are linear in the last hidden state."""
         return getattr(self.hf.config, "final_logit_softcapping", None)
@@ -102,6 +107,23 @@ class LanguageModel:
         """Next-token logits of a last hidden state."""
         logits = torch.nn.functional.linear(hidden, *self.unembedding)
         return logits if self.logit_cap is None else self.logit_cap * torch.tanh(logits / self.logit_cap)
+
+    def sample(self, prompt: str, tokens: int = 60, seed: int = 0) -> str:
+        """Continue a text by sampling at temperature 1 from the model as it is now (within `subnetwork.applied`, from that)."""
+        ids = torch.tensor([self.tokenizer(prompt, add_special_tokens=False)["input_ids"]], device=self.device)
+        padding = list(range(self.vocabulary_size, self.hf.get_output_embeddings().weight.shape[0]))
+        with torch.random.fork_rng(devices=[] if self.device.type == "cpu" else None):
+            torch.manual_seed(seed)
+            drawn = self.hf.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                do_sample=True,
+                top_k=0,
+                max_new_tokens=tokens,
+                suppress_tokens=padding or None,
+                pad_token_id=0,
+            )
+        return self.tokenizer.decode(drawn[0])
 
     def bridge(self) -> object:
         """A TransformerLens bridge around a copy of the model as it is now.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -83,6 +83,17 @@ class Subnetwork:
         table["density"] = table.kept / table.total
         table["share"] = table.kept / max(1, self.kept)
         return table
+
+    def units(self) -> pd.DataFrame:
+        """One row for each attention head and MLP dimension of each component: layer, component, unit, kept, total."""
+        tables = []
+        for component in self.architecture.components:
+            mask = self.masks[component.parameter]
+            counts = mask.sum(dim=1 - component.axis).numpy()[component.units].sum(axis=1)
+            groups, size = component.units.shape
+            facts = {"layer": component.layer, "component": component.name, "unit": range(groups), "kept": counts}
+            tables.append(pd.DataFrame(facts | {"total": size * mask.shape[1 - component.axis]}))
+        return pd.concat(tables, ignore_index=True)
 
     def first_mlp_share(self) -> float:
         """Share of the kept weights that lies in the first layer's MLP (paper, finding 2)."""
@@ -218,3 +229,10 @@ class Subnetwork:
 
     def _with_origin(self, origin: str) -> Subnetwork:
         return Subnetwork(self.masks, self.architecture, {"origin": origin})
+
+
+def gini(counts: Sequence[int] | pd.Series) -> float:
+    """Gini coefficient of non-negative counts: 0 if all are equal, towards 1 if one holds everything."""
+    ordered = np.sort(np.asarray(counts, dtype=float))
+    n = len(ordered)
+    return float((2 * np.arange(1, n + 1) - n - 1) @ ordered / max(1e-300, n * ordered.sum()))

@@ -147,9 +147,9 @@ class _LinearTable:
     def __init__(self, table: BigramTable, model: LanguageModel) -> None:
         self.model = model
         matrix, bias = model.unembedding
-        readout = matrix.double().cpu().numpy()
+        readout = matrix.cpu().double().numpy()
         if bias is not None:
-            readout = np.concatenate([readout, bias.double().cpu().numpy()[:, None]], axis=1)
+            readout = np.concatenate([readout, bias.cpu().double().numpy()[:, None]], axis=1)
         expected = np.asarray(table.conditional @ readout)
         expected[~table.seen] = table.backoff @ readout
         expected = torch.as_tensor(expected, dtype=torch.float32, device=model.device)

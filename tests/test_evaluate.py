@@ -9,7 +9,7 @@ from scipy.stats import pearsonr
 from torch.nn import functional
 
 from bigramlib import BigramTable, Subnetwork, TokenCorpus, ablate, evaluate, frontier
-from bigramlib.evaluate import best_within, table_cross_entropies
+from bigramlib.evaluate import best_within, rises_by_bigram_surprisal, smallest_reaching, table_cross_entropies
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +105,12 @@ def test_the_best_within_a_density_is_the_one_of_highest_r_below_it():
     assert np.isnan(best_within(points, 0.001).r)
 
 
+def test_the_smallest_reaching_an_r_is_the_headline_and_the_best_stands_in_if_none_does():
+    points = pd.DataFrame({"case": "subnetwork", "kept": [1, 4, 6, 90], "total": 100, "r": [0.5, 0.96, 0.955, 0.99]})
+    assert smallest_reaching(points, 0.95).kept == 4
+    assert smallest_reaching(points, 0.995).kept == 90
+
+
 def test_table_cross_entropies_are_those_of_the_best_mixture(table, held_out):
     found = table_cross_entropies(table, held_out, max_tokens=None)
     current, following, valid = held_out.windows()
@@ -122,3 +128,14 @@ def test_text_of_another_vocabulary_is_refused(model, corpus):
     small = TokenCorpus(np.arange(200) % 50, np.array([0]), 50)
     with pytest.raises(ValueError, match="table has 50 tokens but the model"):
         evaluate(model, small, BigramTable.from_corpus(small))
+
+
+def test_rises_are_means_over_tokens_of_like_bigram_surprisal(model, held_out, table):
+    before = evaluate(model, held_out, table)
+    after = evaluate(model, held_out, table, Subnetwork.empty(model))
+    rises = rises_by_bigram_surprisal(before, after, bins=4)
+    assert rises.tokens.sum() == len(before.surprisals)
+    assert rises.tokens.iloc[-1] == np.isinf(before.bigram_surprisals).sum()
+    weighted = (rises.rise * rises.tokens).sum() / rises.tokens.sum()
+    assert weighted * np.log(2) == pytest.approx(after.cross_entropy - before.cross_entropy)
+    assert rises.bigram_surprisal.is_monotonic_increasing

@@ -85,3 +85,9 @@ def test_random_initialisation_keeps_only_the_embeddings_it_is_told_to(any_model
     assert torch.equal(
         randomly_initialized(any_model, seed=3).maskable[name], randomly_initialized(any_model, seed=3).maskable[name]
     )
+
+
+def test_sampling_continues_the_prompt_and_follows_its_seed(any_model):
+    texts = [any_model.sample("the cat", tokens=8, seed=seed) for seed in (0, 0, 1)]
+    assert all(text.startswith("the cat") for text in texts)
+    assert texts[0] == texts[1] != texts[2]

@@ -6,6 +6,7 @@ from conftest import build
 from safetensors.torch import save_file
 
 from bigramlib import Subnetwork
+from bigramlib.subnetwork import gini
 
 
 @pytest.fixture
@@ -46,6 +47,23 @@ def test_table_counts_every_kept_weight_once(any_model):
     assert table.kept.sum() == some.kept
     assert table.total.sum() == some.total
     assert table.share.sum() == pytest.approx(1)
+
+
+def test_heads_and_dimensions_add_up_to_their_components(any_model):
+    masks = {name: torch.rand(weight.shape) < 0.3 for name, weight in any_model.maskable.items()}
+    some = Subnetwork(masks, any_model.architecture)
+    summed = some.units().groupby(["layer", "component"])[["kept", "total"]].sum()
+    assert summed.equals(some.table().set_index(["layer", "component"])[["kept", "total"]].sort_index())
+
+
+def test_units_are_where_the_views_say(any_model):
+    masks = {name: torch.zeros(weight.shape, dtype=torch.bool) for name, weight in any_model.maskable.items()}
+    component = next(c for c in any_model.architecture.components if c.layer == 1 and c.name == "k")
+    component.fill_(masks[component.parameter], True, 1)
+    units = Subnetwork(masks, any_model.architecture).units()
+    touched = units[units.kept > 0]
+    assert touched[["layer", "component", "unit"]].values.tolist() == [[1, "k", 1]]
+    assert (touched.kept == touched.total).all()
 
 
 def test_share_of_the_first_mlp(any_model):
@@ -139,3 +157,9 @@ def test_jupyter_shows_size_place_and_provenance(half):
     html = half._repr_html_()
     for part in (f"{half.kept:,} of {half.total:,}", "in the first MLP", "sparsity_penalty", "mlp out", "<table"):
         assert part in html
+
+
+def test_gini_is_zero_for_equals_and_nears_one_for_a_single_holder():
+    assert gini([3, 3, 3]) == pytest.approx(0)
+    assert gini([0] * 99 + [5]) == pytest.approx(0.99)
+    assert gini([0, 0]) == 0

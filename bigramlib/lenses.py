@@ -1,0 +1,163 @@
+"""Linear maps between layer boundaries, and what can be read through them: next token, current token, rotation (finding 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from bigramlib.corpus import SEQUENCE_LENGTH, TokenCorpus
+from bigramlib.evaluate import correlation
+from bigramlib.models import LanguageModel
+from bigramlib.residual import ResidualMoments, residual_stream
+
+ALPHA = 1.0
+RECALLS = (1, 5, 10)
+LENS_TOKENS = 16_384
+
+
+def lens_report(
+    model: LanguageModel,
+    moments: ResidualMoments,
+    corpus: TokenCorpus,
+    *,
+    alpha: float = ALPHA,
+    max_tokens: int | None = LENS_TOKENS,
+    sequence_length: int = SEQUENCE_LENGTH,
+    batch_size: int = 16,
+) -> pd.DataFrame:
+    """Fit ridge maps from every layer boundary and read them on other text (paper, finding 6 b, c, d).
+
+    Args:
+        model: the model.
+        moments: to fit on; a subnetwork is read alone if they are its.
+        corpus: text to read on, other than that of the moments.
+        alpha: the ridge penalty (see `ridge_maps`).
+        max_tokens: at most so many tokens, spread evenly over the corpus; None for all.
+        sequence_length: tokens of a sequence.
+        batch_size: sequences of a batch; a batch takes some ten times its tokens times vocabulary in bytes.
+
+    Returns:
+        One row for each boundary (layer 0 is the embeddings), with columns
+
+        - layer;
+        - r, cross_entropy, kl: of the prediction read through the map to the final residual, the final norm and the
+          unembedding, with the (sub)network's own output: Pearson's r of the surprisals of the text's next tokens, and
+          means of -sum p log q and sum p log p/q in nats, p the own output;
+        - recall_1, recall_5, recall_10: share of tokens that are among the first k read through the map to the input
+          embedding (see `token_ranks`);
+        - rotation_final, rotation_input, rotation_penultimate: `rotation` of the maps to the final residual, to the input
+          embedding and to the last boundary but one, degrees.
+
+    Raises:
+        ValueError: the corpus is that of the moments.
+    """
+    if corpus.hash == moments.corpus_hash:
+        raise ValueError("The lenses were fitted on this very text; read them on other text, such as the evaluation split.")
+    last = moments.layers
+    maps = {target: ridge_maps(moments, target, alpha) for target in (0, last - 1, last)}
+    reading = _Reading(model, moments, maps[last], maps[0])
+    current, following, valid = corpus.windows(sequence_length, max_tokens)
+    batches = [
+        reading.of_batch(stream, current[batch], following[batch], valid[batch])
+        for batch, stream in residual_stream(model, current, moments.subnetwork, batch_size)
+    ]
+    own, surprisals, cross_entropies, kls, ranks = (np.concatenate(parts, axis=-1) for parts in zip(*batches, strict=True))
+    report = pd.DataFrame({"layer": range(last + 1)})
+    report["r"] = [correlation(row, own) for row in surprisals]
+    report["cross_entropy"] = cross_entropies.mean(axis=1)
+    report["kl"] = kls.mean(axis=1)
+    for k in RECALLS:
+        report[f"recall_{k}"] = (ranks <= k).mean(axis=1)
+    for name, target in (("final", last), ("input", 0), ("penultimate", last - 1)):
+        report[f"rotation_{name}"] = [rotation(matrix) for matrix in maps[target]]
+    return report
+
+
+def ridge_maps(moments: ResidualMoments, target: int, alpha: float = ALPHA) -> Float[Tensor, "boundaries d_model d_model"]:
+    """The ridge regression of one boundary on each: x_target ~ mean_target + (x - mean) @ map.
+
+    As in scikit-learn's `Ridge`, alpha is added to the eigenvalues of the unnormalised X^T X, and the intercept is free.
+
+    Args:
+        moments: what to fit.
+        target: 0 (input embedding), layers - 1 or layers (final residual).
+        alpha: the penalty, in squared units of the stream summed over tokens; 1.0 in the paper.
+
+    Raises:
+        ValueError: another target.
+    """
+    if target not in moments.cross:
+        raise ValueError(f"There are no cross moments with boundary {target}; choose one of {sorted(moments.cross)}.")
+    penalty = alpha * torch.eye(moments.mean.shape[1], dtype=torch.float64)
+    return torch.linalg.solve(moments.scatter + penalty, moments.cross[target])
+
+
+def rotation(matrix: Float[Tensor, "d_model d_model"]) -> float:
+    """How far a square map turns the plane of a typical eigenvector: median absolute argument of its eigenvalues, degrees."""
+    return float(np.median(np.degrees(np.abs(np.angle(torch.linalg.eigvals(matrix).numpy())))))
+
+
+def token_ranks(
+    deviations: Float[Tensor, "tokens d_model"], rows: Float[Tensor, "vocab d_model"], tokens: Int[Tensor, " tokens"]
+) -> Int[Tensor, " tokens"]:
+    """The rank, from 1, of each token's embedding among all by its cosine with what was read; ties count against it.
+
+    Both sides are deviations from their mean. Cosine, because ridge regression shrinks what it cannot predict towards the
+    mean, and a Euclidean distance would then favour tokens near the mean, whatever the direction read.
+
+    Args:
+        deviations: predicted input embeddings less the mean input embedding.
+        rows: embedding rows less their mean.
+        tokens: the right answers.
+    """
+    scores = deviations @ torch.nn.functional.normalize(rows).T
+    return scores.shape[1] - (scores < scores.gather(1, tokens[:, None])).sum(1)
+
+
+class _Reading:
+    """Reads batches of a residual stream through the maps to the final residual and to the input embedding."""
+
+    def __init__(self, model: LanguageModel, moments: ResidualMoments, to_final: Tensor, to_input: Tensor) -> None:
+        self.model = model
+        self.mean, self.to_final, self.to_input = (
+            part.to(model.device, torch.float32) for part in (moments.mean, to_final, to_input)
+        )
+        embedding = model.hf.get_input_embeddings().weight[: model.vocabulary_size]
+        weights = torch.as_tensor(moments.token_counts / moments.n, dtype=torch.float32, device=model.device)
+        self.rows = embedding - weights @ embedding
+
+    @torch.inference_mode()
+    def of_batch(
+        self,
+        stream: Float[Tensor, "boundaries batch pos d_model"],
+        current: Int[np.ndarray, "batch pos"],
+        following: Int[np.ndarray, "batch pos"],
+        valid: Bool[np.ndarray, "batch pos"],
+    ) -> Sequence[np.ndarray]:
+        """(own surprisals [tokens], surprisals, cross-entropies, KLs [boundaries, tokens], all in nats where the next token
+        is in the same document; ranks [boundaries, batch * pos]).
+        """
+        keep = torch.from_numpy(valid.ravel()).to(stream.device)
+        tokens, targets = (torch.from_numpy(ids.ravel()).to(stream.device) for ids in (current, following))
+        targets = targets[keep, None]
+        stream = stream.flatten(1, 2)
+        own = self._log_probabilities(stream[-1, keep])
+        probability = own.exp()
+        entropy = -torch.linalg.vecdot(probability, own)
+        rows = []
+        for boundary, activations in enumerate(stream):
+            deviation = activations - self.mean[boundary]
+            lens = self._log_probabilities(self.mean[-1] + deviation[keep] @ self.to_final[boundary])
+            cross_entropy = -torch.linalg.vecdot(probability, lens)
+            ranks = token_ranks(deviation @ self.to_input[boundary], self.rows, tokens)
+            rows.append((-lens.gather(1, targets)[:, 0], cross_entropy, cross_entropy - entropy, ranks))
+        measured = [torch.stack(parts).cpu().numpy() for parts in zip(*rows, strict=True)]
+        return [-own.gather(1, targets)[:, 0].cpu().numpy(), *measured]
+
+    def _log_probabilities(self, final_residual: Float[Tensor, "tokens d_model"]) -> Float[Tensor, "tokens vocab"]:
+        return self.model.unembed(self.model.final_norm(final_residual)).log_softmax(-1)

@@ -1,0 +1,176 @@
+"""Whether two subnetworks of one model share more weights than by chance (paper, finding 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import scipy.sparse
+from jaxtyping import Bool
+from scipy.special import logsumexp
+from scipy.stats import binom, hypergeom, norm
+
+from bigramlib.architectures import Component
+from bigramlib.subnetwork import Subnetwork
+
+CHUNK = 1024
+
+
+def overlap_test(a: Subnetwork, b: Subnetwork) -> pd.DataFrame:
+    """Compare the overlap of two subnetworks with chance, by component and in all.
+
+    Chance has two meanings, both in closed form, with the numbers kept in each matrix of each subnetwork given:
+
+    - flat: the kept weights of a matrix lie anywhere in it, so the overlap is hypergeometric. Its p is exact for one matrix.
+      For several, a sum of hypergeometrics is a sum of independent Bernoullis (Vatutin & Mikhailov 1982), and p is the tail
+      of the binomial with the same mean, which bounds it from above wherever the overlap is at least the expectation + 1
+      (Hoeffding 1956). A normal tail would be far too small where overlaps are few.
+    - rows: one subnetwork's rows (the weights into one output unit) are permuted within each matrix, so the popularity of
+      every input is given too. Mean and variance are exact (Hoeffding 1951); p is the normal tail, to be read as no more
+      than "far out" where z is large. In GPT-2, which stores matrices [in, out], rows are still those of the output units.
+
+    p is the chance of an overlap at least as large. It is given as log10, so it cannot vanish.
+
+    Returns:
+        A row for each layer and component, then one for each component over all layers, then one with component "total"
+        (layer is missing in both). Columns: layer, component, total (weights), kept_a, kept_b, overlap, contained (share of
+        the smaller one in the larger one), jaccard (overlap / union), and for both nulls flat_expected, flat_z, flat_log10_p,
+        rows_expected, rows_z, rows_log10_p. Shares of nothing, and z where chance leaves no choice, are NaN.
+
+    Raises:
+        ValueError: subnetworks of models with different shapes.
+    """
+    _check_same_shapes(a, b)
+    parts = a.architecture.components
+    matrices = [_Matrix.of(_rows(a, part), _rows(b, part)) for part in parts]
+    groups = [(part.layer, part.name, [matrix]) for part, matrix in zip(parts, matrices, strict=True)]
+    for name in dict.fromkeys(part.name for part in parts):
+        groups.append((None, name, [matrix for part, matrix in zip(parts, matrices, strict=True) if part.name == name]))
+    groups.append((None, "total", matrices))
+    rows = [{"layer": layer, "component": name} | _tested(members) for layer, name, members in groups]
+    return pd.DataFrame(rows).astype({"layer": "Int64"})
+
+
+@dataclass(frozen=True)
+class _Matrix:
+    """The overlap within one matrix, with the mean and variance that each null gives it."""
+
+    total: int
+    kept_a: int
+    kept_b: int
+    overlap: int
+    flat: tuple[float, float]
+    rows: tuple[float, float]
+
+    @classmethod
+    def of(cls, a: Bool[np.ndarray, "rows columns"], b: Bool[np.ndarray, "rows columns"]) -> _Matrix:
+        n, kept_a, kept_b = a.size, int(a.sum()), int(b.sum())
+        variance = kept_a * kept_b * (n - kept_a) * (n - kept_b) / (n**2 * max(1, n - 1))
+        flat = (kept_a * kept_b / n, variance)
+        return cls(n, kept_a, kept_b, int((a & b).sum()), flat, row_shuffle_moments(a, b))
+
+
+def row_shuffle_moments(a: Bool[np.ndarray, "rows columns"], b: Bool[np.ndarray, "rows columns"]) -> tuple[float, float]:
+    """Exact mean and variance of the overlap of two masks over all permutations of the rows of one of them.
+
+    With M = A B^T the overlap under a permutation is sum_i M[i, permutation(i)], of mean sum(M) / R and variance
+    sum_ij d_ij^2 / (R - 1), d the doubly centred M (Hoeffding 1951). The sum needs only M's squared norm and margins.
+    """
+    n = len(a)
+    sparse_a, sparse_b = (_sparse(mask) for mask in (a, b))
+    columns_a, columns_b = sparse_a.sum(axis=0), sparse_b.sum(axis=0)
+    everything = columns_a @ columns_b
+    margins = ((sparse_a @ columns_b) ** 2).sum() + ((sparse_b @ columns_a) ** 2).sum()
+    squares = _squared_norm(sparse_a, sparse_b) - margins / n + (everything / n) ** 2
+    return float(everything / n), float(max(0.0, squares) / max(1, n - 1))
+
+
+def _sparse(mask: Bool[np.ndarray, "rows columns"]) -> scipy.sparse.csr_array:
+    """A mask as a sparse float64 matrix (several times faster than scipy's own conversion)."""
+    places = np.divmod(np.flatnonzero(mask), mask.shape[1])
+    return scipy.sparse.csr_array((np.ones(len(places[0])), places), shape=mask.shape)
+
+
+def _squared_norm(a: scipy.sparse.csr_array, b: scipy.sparse.csr_array) -> float:
+    """||A B^T||^2 (Frobenius), exactly, in the cheapest of three ways and never holding all of A B^T.
+
+    Sparse, it takes as many multiplications as sum(A B^T); dense, R^2 C, or 2 R C^2 as the product <A^T A, B^T B> of two
+    Gram matrices. A sparse multiplication costs some hundred dense ones. Entries are counts below 2^24: exact in float32.
+    """
+    rows, columns = a.shape
+    if 200 * (a.sum(axis=0) @ b.sum(axis=0)) < rows * columns * min(rows, 2 * columns):
+        b_transposed = b.T.tocsr()
+        return sum(((a[begin : begin + CHUNK] @ b_transposed).data ** 2).sum() for begin in range(0, rows, CHUNK))
+    dense_a, dense_b = a.toarray().astype(np.float32), b.toarray().astype(np.float32)
+    if rows <= 2 * columns:
+        products = (dense_a[begin : begin + CHUNK] @ dense_b.T for begin in range(0, rows, CHUNK))
+        return sum(float((product.astype(np.float64) ** 2).sum()) for product in products)
+    return sum(
+        float(((dense_a[:, begin : begin + CHUNK].T @ dense_a).astype(np.float64)
+               * (dense_b[:, begin : begin + CHUNK].T @ dense_b)).sum())
+        for begin in range(0, columns, CHUNK)
+    )  # fmt: skip
+
+
+def _tested(members: Sequence[_Matrix]) -> dict[str, float]:
+    """The columns of `overlap_test` for some matrices together."""
+    total, kept_a, kept_b, overlap = (
+        sum(getattr(matrix, name) for matrix in members) for name in ("total", "kept_a", "kept_b", "overlap")
+    )
+    row = {"total": total, "kept_a": kept_a, "kept_b": kept_b, "overlap": overlap}
+    row["contained"] = _ratio(overlap, min(kept_a, kept_b))
+    row["jaccard"] = _ratio(overlap, kept_a + kept_b - overlap)
+    for null in ("flat", "rows"):
+        mean, variance = (sum(getattr(matrix, null)[moment] for matrix in members) for moment in (0, 1))
+        z = _ratio(overlap - mean, variance**0.5)
+        log_p = _flat_log_p(members) if null == "flat" else _normal_log_p(z)
+        row |= {f"{null}_expected": mean, f"{null}_z": z, f"{null}_log10_p": min(0.0, log_p / np.log(10))}
+    return row
+
+
+def _flat_log_p(members: Sequence[_Matrix]) -> float:
+    """Log of the chance of at least this overlap: exact for one matrix, binomial (see `overlap_test`) for several."""
+    overlap, mean, variance = (
+        sum(values) for values in zip(*((matrix.overlap, *matrix.flat) for matrix in members), strict=True)
+    )
+    most = sum(min(matrix.kept_a, matrix.kept_b) for matrix in members)
+    if len(members) == 1:
+        chance = hypergeom(members[0].total, members[0].kept_a, members[0].kept_b)
+    else:
+        chance = binom(most, min(1.0, mean / max(1, most)))
+        variance = chance.var()
+    # scipy's own logsf underflows (binom) or sums to the end of the support (hypergeom). Here the sum stops 12 deviations
+    # past the larger of overlap and mean, where terms no longer count.
+    reach = 12 * variance**0.5 + 64
+    terms = np.arange(max(overlap, int(mean - reach)), min(most, int(max(overlap, mean) + reach)) + 1)
+    return float(logsumexp(chance.logpmf(terms)))
+
+
+def _normal_log_p(z: float) -> float:
+    """Log of the upper normal tail; 0 (p = 1) where there is no choice."""
+    return 0.0 if np.isnan(z) else float(norm.logsf(z))
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else float("nan")
+
+
+def _rows(subnetwork: Subnetwork, part: Component) -> Bool[np.ndarray, "outputs inputs"]:
+    """A component's mask, one row for each output unit."""
+    return part.of(subnetwork.masks[part.parameter]).movedim(part.output_axis, 0).numpy()
+
+
+def _check_same_shapes(a: Subnetwork, b: Subnetwork) -> None:
+    if a.architecture != b.architecture:
+        raise ValueError(
+            f"The two subnetworks are of models with different shapes ({a.architecture} and {b.architecture}); "
+            "compare subnetworks of one model."
+        )
+    for name, mask in a.masks.items():
+        if mask.shape != b.masks[name].shape:
+            raise ValueError(
+                f"The masks of {name!r} are {tuple(mask.shape)} and {tuple(b.masks[name].shape)}; "
+                "compare subnetworks of one model."
+            )

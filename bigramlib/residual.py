@@ -1,0 +1,135 @@
+"""The residual stream as streamed second moments: one pass over running text, no activations kept (paper, finding 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from bigramlib.corpus import SEQUENCE_LENGTH, TokenCorpus
+from bigramlib.models import LanguageModel
+from bigramlib.progress import tqdm
+from bigramlib.subnetwork import Subnetwork
+
+MOMENT_TOKENS = 131_072
+
+
+@dataclass(frozen=True)
+class ResidualMoments:
+    """Means and centred second moments of the residual stream at each layer boundary, float64, on the CPU.
+
+    Boundary 0 is what enters the first layer (token embeddings; in GPT-2 with position embeddings, in Gemma scaled);
+    boundary l > 0 is what layer l writes out, before any final norm. With X_l the [n, d_model] activations less their mean:
+
+    Attributes:
+        n: tokens.
+        mean: [boundaries, d_model].
+        scatter: [boundaries, d_model, d_model], X_l^T X_l.
+        cross: by target boundary t (first, last-but-one and last): [boundaries, d_model, d_model], X_l^T X_t.
+        token_counts: [vocab] how often each token stood in the text.
+        subnetwork: the subnetwork they belong to; None for the full model.
+        corpus_hash: of the text.
+    """
+
+    n: int
+    mean: Float[Tensor, "boundaries d_model"]
+    scatter: Float[Tensor, "boundaries d_model d_model"]
+    cross: Mapping[int, Float[Tensor, "boundaries d_model d_model"]]
+    token_counts: Int[np.ndarray, " vocab"]
+    subnetwork: Subnetwork | None
+    corpus_hash: str
+
+    @classmethod
+    def collect(
+        cls,
+        model: LanguageModel,
+        corpus: TokenCorpus,
+        subnetwork: Subnetwork | None = None,
+        *,
+        max_tokens: int | None = MOMENT_TOKENS,
+        sequence_length: int = SEQUENCE_LENGTH,
+        batch_size: int = 16,
+    ) -> ResidualMoments:
+        """Stream the residual moments of a model, or of one of its subnetworks, over running text.
+
+        Args:
+            model: the model.
+            corpus: text; lenses fitted to these moments are to be read on other text.
+            subnetwork: keep only these weights; the whole model by default.
+            max_tokens: at most so many tokens, spread evenly over the corpus; None for all.
+            sequence_length: tokens of a sequence.
+            batch_size: sequences of a batch.
+        """
+        current, _, _ = corpus.windows(sequence_length, max_tokens)
+        last = model.architecture.layers
+        targets = sorted({0, last - 1, last})
+        shift = total = scatter = cross = None
+        for _, stream in residual_stream(model, current, subnetwork, batch_size):
+            activations = stream.flatten(1, 2).double()
+            if shift is None:
+                # Sums are taken about the first batch's mean, so that centring them at the end cancels almost nothing.
+                shift = activations.mean(1, keepdim=True)
+                width = activations.shape[-1]
+                total = activations.new_zeros(last + 1, 1, width)
+                scatter = activations.new_zeros(last + 1, width, width)
+                cross = {target: torch.zeros_like(scatter) for target in targets}
+            activations -= shift
+            total += activations.sum(1, keepdim=True)
+            scatter.baddbmm_(activations.mT, activations)
+            for target, products in cross.items():
+                products += activations.mT @ activations[target]
+        offset = total / current.size
+        scatter -= current.size * offset.mT * offset
+        for target, products in cross.items():
+            products -= current.size * offset.mT * offset[target]
+        return cls(
+            n=current.size,
+            mean=(shift + offset)[:, 0].cpu(),
+            scatter=scatter.cpu(),
+            cross={target: products.cpu() for target, products in cross.items()},
+            token_counts=np.bincount(current.ravel(), minlength=model.vocabulary_size),
+            subnetwork=subnetwork,
+            corpus_hash=corpus.hash,
+        )
+
+    @property
+    def layers(self) -> int:
+        """Number of layers; there is one boundary more."""
+        return len(self.mean) - 1
+
+
+def residual_stream(
+    model: LanguageModel, ids: Int[np.ndarray, "sequences pos"], subnetwork: Subnetwork | None = None, batch_size: int = 16
+) -> Iterator[tuple[slice, Float[Tensor, "boundaries batch pos d_model"]]]:
+    """Run sequences through TransformerLens and yield, batch by batch, where it lies in `ids` and its residual stream.
+
+    Hooks are set on a bridged copy, never on the model, and the model's weights are masked only while it is copied.
+    """
+    with subnetwork.applied(model) if subnetwork else nullcontext():
+        bridge = model.bridge()
+    layers = range(model.architecture.layers)
+    names = ["blocks.0.hook_resid_pre", *(f"blocks.{layer}.hook_resid_post" for layer in layers)]
+    for begin in tqdm(range(0, len(ids), batch_size), desc="residual stream", unit="batch", leave=False):
+        batch = slice(begin, begin + batch_size)
+        with torch.inference_mode():
+            _, cache = bridge.run_with_cache(
+                torch.from_numpy(ids[batch]).to(model.device), names_filter=names, return_type=None
+            )
+            stream = torch.stack([cache[name] for name in names])
+        yield batch, stream
+
+
+def covariance_similarity(moments: ResidualMoments) -> Float[np.ndarray, "boundaries boundaries"]:
+    """How alike the covariances of each two layer boundaries are: their cosine under the Frobenius product, 0 to 1.
+
+    The release does not define the measure of its figure; this one is ours. It ignores scale, and depends on the basis,
+    which all boundaries share. Boundaries that do not vary at all give NaN.
+    """
+    flat = moments.scatter.flatten(1)
+    norm = flat.norm(dim=1)
+    return (flat @ flat.T / norm[:, None] / norm).numpy()

@@ -1,0 +1,155 @@
+"""Maps from moments equal a one-shot solve; what is read through them is what a plain loop reads."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import VOCABULARY, build
+from test_residual import moments_of, stacked
+from torch.nn import functional
+
+from bigramlib import Subnetwork, TokenCorpus
+from bigramlib.lenses import lens_report, ridge_maps, rotation, token_ranks
+from bigramlib.residual import ResidualMoments
+
+FAST = {"sequence_length": 20, "max_tokens": 600}
+
+
+@pytest.fixture(scope="module")
+def other_text():
+    ids = (np.random.default_rng(1).random(900) ** 2 * 250).astype(np.int64)
+    return TokenCorpus(ids, np.array([0, 401]), VOCABULARY, "other")
+
+
+def rotated(degrees: list[float]) -> torch.Tensor:
+    """A matrix that turns one plane by each angle, in a random orthonormal basis."""
+    angles = torch.deg2rad(torch.tensor(degrees, dtype=torch.float64))
+    turns = [torch.stack([torch.stack([a.cos(), -a.sin()]), torch.stack([a.sin(), a.cos()])]) for a in angles]
+    noise = torch.randn(2 * len(turns), 2 * len(turns), generator=torch.Generator().manual_seed(0)).double()
+    basis = torch.linalg.qr(noise).Q
+    return basis @ torch.block_diag(*turns) @ basis.T
+
+
+@pytest.mark.parametrize("alpha", [1e-3, 1.0, 50.0])
+def test_ridge_maps_equal_a_least_squares_solve_on_all_activations(model, corpus, alpha):
+    moments = ResidualMoments.collect(model, corpus, **FAST, batch_size=7)
+    activations = stacked(model, corpus.windows(20, 600)[0])
+    centred = activations - activations.mean(1, keepdim=True)
+    penalty = alpha**0.5 * torch.eye(activations.shape[-1]).double()
+    for target in (0, 1, 2):
+        for boundary in range(3):
+            rows = torch.cat([centred[boundary], penalty])
+            wanted = torch.cat([centred[target], torch.zeros_like(penalty)])
+            expected = torch.linalg.lstsq(rows, wanted).solution
+            assert torch.allclose(ridge_maps(moments, target, alpha)[boundary], expected, atol=1e-4)
+
+
+def test_a_map_to_another_boundary_is_refused():
+    moments = moments_of(torch.randn(6, 30, 4).double())
+    with pytest.raises(ValueError, match=r"no cross moments with boundary 2; choose one of \[0, 4, 5\]"):
+        ridge_maps(moments, 2)
+
+
+@pytest.mark.parametrize("degrees", [0.0, 30.0, 90.0, 135.0, 180.0])
+def test_a_rotation_has_its_angle_whatever_its_scale_and_sense(degrees):
+    assert rotation(rotated([degrees] * 3)) == pytest.approx(degrees, abs=1e-4)
+    assert rotation(5.0 * rotated([-degrees] * 3)) == pytest.approx(degrees, abs=1e-4)
+
+
+def test_rotation_is_the_median_angle():
+    assert rotation(rotated([5.0, 20.0, 170.0])) == pytest.approx(20.0)
+
+
+def test_the_map_between_activations_and_their_rotation_rotates_so():
+    first = torch.randn(500, 6, generator=torch.Generator().manual_seed(0)).double()
+    moments = moments_of(torch.stack([first, first @ rotated([40.0] * 3)]))
+    maps = ridge_maps(moments, 1)
+    assert rotation(maps[0]) == pytest.approx(40.0, abs=0.1)
+    assert rotation(maps[1]) == 0.0
+    assert rotation(ridge_maps(moments, 0)[1]) == pytest.approx(40.0, abs=0.1)
+
+
+def test_a_row_ranks_first_for_itself_and_scale_does_not_matter():
+    rows = torch.randn(30, 8, generator=torch.Generator().manual_seed(0))
+    tokens = torch.arange(30)
+    assert (token_ranks(0.01 * rows, rows, tokens) == 1).all()
+    assert (token_ranks(-rows, rows, tokens) == 30).all()
+    read = rows + torch.randn(30, 8, generator=torch.Generator().manual_seed(1))
+    cosines = functional.cosine_similarity(read[:, None], rows[None], dim=-1)
+    expected = [1 + int((row > row[token]).sum()) for token, row in enumerate(cosines)]
+    assert token_ranks(read, rows, tokens).tolist() == expected
+
+
+@pytest.mark.parametrize("nothing", [0.0, float("nan")])
+def test_nothing_read_ranks_last(nothing):
+    rows = torch.randn(30, 8, generator=torch.Generator().manual_seed(0))
+    assert (token_ranks(torch.full((4, 8), nothing), rows, torch.arange(4)) == 30).all()
+
+
+def test_the_last_boundary_recovers_the_models_own_output_and_the_first_the_token(any_model, corpus, other_text):
+    moments = ResidualMoments.collect(any_model, corpus, **FAST)
+    report = lens_report(any_model, moments, other_text, **FAST, alpha=1e-6)
+    first, last = report.iloc[0], report.iloc[-1]
+    assert report.layer.tolist() == [0, 1, 2]
+    assert last.r == pytest.approx(1.0, abs=1e-5)
+    assert last.kl == pytest.approx(0.0, abs=1e-5)
+    assert last.rotation_final == pytest.approx(0.0, abs=1e-3)
+    assert first.rotation_input == pytest.approx(0.0, abs=1e-3)
+    assert (report.kl[:-1] > 1e-3).all() and (report.r[:-1] < 0.999).all()
+    assert np.allclose(report.cross_entropy - report.kl, last.cross_entropy, atol=1e-5)
+    if any_model.architecture.model_type != "gpt2":  # its position embeddings are part of what is read
+        assert first.recall_1 == 1.0
+    assert (report.recall_1 <= report.recall_5).all() and (report.recall_5 <= report.recall_10).all()
+
+
+@pytest.mark.parametrize("architecture", ["gpt_neox", "gpt2", "llama"])
+def test_the_report_is_what_a_plain_loop_measures(tokenizer, corpus, other_text, architecture):
+    model = build(architecture, tokenizer)
+    subnetwork = Subnetwork.full(model)
+    masks = {name: torch.rand(mask.shape) < 0.5 for name, mask in subnetwork.masks.items()}
+    subnetwork = replace(subnetwork, masks=masks)
+    moments = ResidualMoments.collect(model, corpus, subnetwork, **FAST)
+    report = lens_report(model, moments, other_text, **FAST, batch_size=3)
+    current, following, valid = (torch.from_numpy(part) for part in other_text.windows(20, 600))
+    with subnetwork.applied(model):
+        own = model.unembed(model.hidden(current))[valid].double().log_softmax(-1)
+    activations = stacked(model, current.numpy(), subnetwork)[1]
+    fitted = stacked(model, corpus.windows(20, 600)[0], subnetwork)
+    maps = [ridge_maps(moments_of(fitted), target)[1] for target in (2, 0)]
+    final, read = (fitted[t].mean(0) + (activations - fitted[1].mean(0)) @ m for t, m in zip((2, 0), maps, strict=True))
+    lens = model.unembed(model.final_norm(final.float()))[valid.flatten()].double().log_softmax(-1)
+    surprisals = [-part.gather(1, following[valid][:, None])[:, 0].numpy() for part in (own, lens)]
+    row = report.iloc[1]
+    assert row.r == pytest.approx(np.corrcoef(*surprisals)[0, 1], abs=1e-4)
+    assert row.cross_entropy == pytest.approx(functional.cross_entropy(lens, own.exp()).item(), abs=1e-4)
+    assert row.kl == pytest.approx(functional.kl_div(lens, own, reduction="batchmean", log_target=True).item(), abs=1e-4)
+    embedding = model.hf.get_input_embeddings().weight[:VOCABULARY].double()
+    centre = embedding[torch.from_numpy(corpus.windows(20, 600)[0]).flatten()].mean(0)
+    cosines = functional.normalize(read - fitted[0].mean(0)) @ functional.normalize(embedding - centre).T
+    for k in (1, 5, 10):
+        hits = (cosines.topk(k).indices == current.flatten()[:, None]).any(1)
+        assert row[f"recall_{k}"] == pytest.approx(hits.double().mean().item(), abs=0.005)
+    assert row.rotation_final == pytest.approx(rotation(maps[0]), abs=0.1)
+    assert row.rotation_input == pytest.approx(rotation(maps[1]), abs=0.1)
+
+
+def test_an_empty_subnetwork_turns_nothing_and_hides_nothing(model, corpus, other_text):
+    moments = ResidualMoments.collect(model, corpus, Subnetwork.empty(model), **FAST)
+    report = lens_report(model, moments, other_text, **FAST)
+    assert (report.recall_1 == 1).all()
+    assert (report.kl < 1e-2).all()
+    assert (report.filter(like="rotation") < 1e-3).all(axis=None)
+
+
+def test_reading_leaves_the_model_as_it_was(model, corpus, other_text):
+    before = {name: parameter.clone() for name, parameter in model.hf.named_parameters()}
+    subnetwork = Subnetwork.full(model).random_like(0)
+    lens_report(model, ResidualMoments.collect(model, corpus, subnetwork, **FAST), other_text, **FAST)
+    assert all(torch.equal(parameter, before[name]) for name, parameter in model.hf.named_parameters())
+
+
+def test_reading_the_text_that_was_fitted_is_refused(model, corpus):
+    moments = ResidualMoments.collect(model, corpus, **FAST)
+    with pytest.raises(ValueError, match="fitted on this very text; read them on other text"):
+        lens_report(model, moments, corpus, **FAST)

@@ -1,0 +1,127 @@
+"""Streamed moments are those of all activations at once, of the model as Hugging Face runs it, which stays untouched."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import CONFIGS, SHAPE, VOCABULARY, build, token_ids
+from transformers import GPTNeoXConfig
+
+from bigramlib import Subnetwork, TokenCorpus
+from bigramlib.residual import ResidualMoments, covariance_similarity, residual_stream
+
+PER_ARCHITECTURE = pytest.mark.parametrize("architecture", ["gpt_neox", "gpt2", "llama"])
+
+
+def stacked(model, ids: np.ndarray, subnetwork: Subnetwork | None = None) -> torch.Tensor:
+    """All activations at once, float64 [boundaries, tokens, d_model]."""
+    batches = [stream for _, stream in residual_stream(model, ids, subnetwork)]
+    return torch.cat(batches, dim=1).flatten(1, 2).double()
+
+
+def moments_of(activations: torch.Tensor) -> ResidualMoments:
+    """The moments of given activations, float64 [boundaries, tokens, d_model]."""
+    mean = activations.mean(1)
+    centred = activations - mean[:, None]
+    last = len(activations) - 1
+    cross = {target: centred.mT @ centred[target] for target in {0, last - 1, last}}
+    counts = np.zeros(VOCABULARY, dtype=np.int64)
+    return ResidualMoments(activations.shape[1], mean, centred.mT @ centred, cross, counts, None, "")
+
+
+def test_the_stream_is_what_hugging_face_computes_up_to_the_final_norm(any_model):
+    ids = token_ids(shape=(3, 9))
+    [(batch, stream)] = residual_stream(any_model, ids.numpy(), batch_size=3)
+    inputs = []
+    handle = any_model.final_norm.register_forward_pre_hook(lambda _, inside: inputs.append(inside[0]))
+    output = any_model.hf(ids, output_hidden_states=True)
+    handle.remove()
+    assert batch == slice(0, 3)
+    for ours, theirs in zip(stream, [*output.hidden_states[:-1], inputs[0]], strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+    read = any_model.unembed(any_model.final_norm(stream[-1]))
+    assert torch.allclose(read, output.logits[..., :VOCABULARY], rtol=1e-4, atol=1e-4)
+
+
+@PER_ARCHITECTURE
+def test_moments_equal_those_of_all_activations_at_once(tokenizer, corpus, architecture):
+    model = build(architecture, tokenizer)
+    moments = ResidualMoments.collect(model, corpus, sequence_length=20, max_tokens=900, batch_size=4)
+    current, _, _ = corpus.windows(20, 900)
+    expected = moments_of(stacked(model, current))
+    assert moments.n == current.size == 900
+    assert moments.layers == 2 and set(moments.cross) == {0, 1, 2}
+    assert moments.token_counts.sum() == 900 and moments.token_counts[current[0, 0]] == (current == current[0, 0]).sum()
+    assert torch.allclose(moments.mean, expected.mean, rtol=1e-5, atol=1e-5)
+    for ours, theirs in [(moments.scatter, expected.scatter), *((moments.cross[t], expected.cross[t]) for t in range(3))]:
+        assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5 * theirs.abs().max().item())
+    assert torch.allclose(moments.scatter[1] / 899, torch.cov(stacked(model, current)[1].T), rtol=1e-4, atol=1e-4)
+
+
+def test_moments_do_not_depend_on_the_batch_size(any_model, corpus):
+    one, eight = (ResidualMoments.collect(any_model, corpus, sequence_length=25, batch_size=size) for size in (1, 8))
+    assert one.n == eight.n
+    assert torch.allclose(one.mean, eight.mean, rtol=1e-5, atol=1e-5)
+    for ours, theirs in [(one.scatter, eight.scatter), *((one.cross[t], eight.cross[t]) for t in one.cross)]:
+        assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5 * theirs.abs().max().item())
+
+
+def test_a_large_common_offset_does_not_cost_precision(tokenizer, corpus):
+    plain, offset = build("gpt2", tokenizer), build("gpt2", tokenizer)
+    with torch.no_grad():
+        offset.hf.transformer.wpe.weight += 1024.0
+    moments = [ResidualMoments.collect(model, corpus, sequence_length=20) for model in (plain, offset)]
+    assert moments[1].mean[0].mean() > 1000
+    assert torch.allclose(moments[0].scatter[0], moments[1].scatter[0], rtol=1e-2, atol=0.5)
+
+
+@PER_ARCHITECTURE
+def test_a_subnetwork_is_seen_and_the_model_left_as_it_was(tokenizer, corpus, architecture):
+    model = build(architecture, tokenizer)
+    before = {name: parameter.clone() for name, parameter in model.hf.named_parameters()}
+    subnetwork = Subnetwork.full(model).random_like(0) - Subnetwork.full(model)
+    moments = ResidualMoments.collect(model, corpus, subnetwork, sequence_length=20)
+    assert moments.subnetwork is subnetwork
+    writes = moments.scatter[-1] - moments.scatter[0]
+    assert writes.abs().max() < 1e-4 * moments.scatter[0].abs().max()
+    full = ResidualMoments.collect(model, corpus, sequence_length=20)
+    assert not torch.allclose(full.scatter[-1], full.scatter[0], rtol=0.1)
+    assert {name for name, _ in model.hf.named_parameters()} == set(before)
+    assert all(torch.equal(parameter, before[name]) for name, parameter in model.hf.named_parameters())
+    hooks = [hook for module in model.hf.modules() for hook in (*module._forward_hooks, *module._forward_pre_hooks)]
+    assert not hooks
+
+
+def test_a_model_of_one_layer_has_its_embeddings_as_last_boundary_but_one(tokenizer, corpus, monkeypatch):
+    config = GPTNeoXConfig(**(SHAPE | {"num_hidden_layers": 1}), intermediate_size=24, max_position_embeddings=64)
+    monkeypatch.setitem(CONFIGS, "gpt_neox", config)
+    moments = ResidualMoments.collect(build("gpt_neox", tokenizer), corpus, sequence_length=20)
+    assert set(moments.cross) == {0, 1}
+    assert torch.allclose(moments.cross[0][1], moments.cross[1][0].T)
+
+
+def test_text_shorter_than_a_sequence_is_refused(model):
+    short = TokenCorpus(np.arange(50), np.array([0]), VOCABULARY, "short")
+    with pytest.raises(ValueError, match="fewer than one sequence of 128"):
+        ResidualMoments.collect(model, short)
+
+
+def test_similarity_is_1_with_itself_symmetric_and_blind_to_scale_and_mean():
+    activations = torch.randn(4, 50, 6, generator=torch.Generator().manual_seed(0)).double()
+    activations[3] = 7.0 * activations[1] - 100.0
+    similarity = covariance_similarity(moments_of(activations))
+    assert np.allclose(np.diag(similarity), 1.0)
+    assert np.allclose(similarity, similarity.T)
+    assert similarity[1, 3] == pytest.approx(1.0)
+    assert 0 < similarity[0, 1] < 1
+    covariances = [np.cov(part.numpy().T) for part in activations]
+    expected = (covariances[0] * covariances[2]).sum() / np.linalg.norm(covariances[0]) / np.linalg.norm(covariances[2])
+    assert similarity[0, 2] == pytest.approx(expected)
+
+
+def test_similarity_of_activations_in_disjoint_directions_is_0():
+    moments = moments_of(torch.randn(2, 50, 6, generator=torch.Generator().manual_seed(0)).double())
+    scatter = moments.scatter.clone()
+    scatter[0, 3:], scatter[0, :, 3:], scatter[1, :3], scatter[1, :, :3] = 0, 0, 0, 0
+    assert covariance_similarity(replace(moments, scatter=scatter))[0, 1] == 0
