@@ -4,7 +4,7 @@
 MODEL ?= mini
 CORPUS ?= sotu
 DEVICE ?= cpu
-NOTEBOOKS ?= 01 02
+NOTEBOOKS ?= 01 02 03 04 06
 PYTHON ?= python3
 
 BIN := .venv/bin

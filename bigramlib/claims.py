@@ -100,14 +100,41 @@ CLAIMS: dict[str, Claim] = {
     "necessary": Claim(
         "Removing the subnetwork wrecks the model; removing a random one of the same size does little",
         "perplexity explodes; little change",
-        "+{rise:.2f} nats against +{random_rise:.2f}",
-        lambda rise, random_rise: rise > 1.0 and random_rise < rise / 10,
+        "+{rise:.2f} nats against +{random_rise:.2f} at {density:.1%} kept; "
+        "+{small_rise:.2f} against +{small_random_rise:.2f} at {small_density:.1%}",
+        lambda rise, random_rise, small_rise, small_random_rise, **_: (
+            rise > 1.0 and random_rise < rise / 10 and small_random_rise < small_rise / 10
+        ),
     ),
     "likely tokens suffer": Claim(
         "Without the subnetwork, tokens that the bigram table predicts well lose most",
         "not stated",
-        "+{likely:.2f} bits for the likeliest group, +{unlikely:.2f} for bigrams never seen",
+        "{likely:+.2f} bits for the likeliest group, {unlikely:+.2f} for bigrams never seen",
         lambda likely, unlikely: likely > unlikely,
+    ),
+    "turn": Claim(
+        "In the full model the next token becomes readable, and the current one less so, across the first layer above all",
+        "sharp change at layer 1",
+        "lens r rises by {rise:.2f} there (most at layer {layer:d}); recall@1 of the current token {before:.2f} to {after:.2f}",
+        lambda rise, layer, before, after: layer == 1 and after < before,
+    ),
+    "turn, subnetwork": Claim(
+        "The bigram subnetwork alone shows the same turn",
+        "the same picture",
+        "lens r rises by {rise:.2f} there (most at layer {layer:d}); recall@1 of the current token {before:.2f} to {after:.2f}",
+        lambda rise, layer, before, after: layer == 1 and after < before,
+    ),
+    "no turn in random weights": Claim(
+        "A random subnetwork of the same size shows none: its layers' covariances are all alike",
+        "everything similar",
+        "lowest similarity {random:.2f}; bigram subnetwork {bigram:.2f}",
+        lambda random, bigram: random > 0.9 and bigram < random - 0.1,
+    ),
+    "embeddings apart": Claim(
+        "The embeddings' covariance is unlike that of every later layer, which are alike from one to the next",
+        "layer 0 unlike all later ones",
+        "embeddings to later layers at most {first:.2f}; later neighbours at least {later:.2f}",
+        lambda first, later: first < later,
     ),
 }
 

@@ -76,10 +76,11 @@ def evaluate(
         for begin in tqdm(range(0, len(current), batch_size), desc="evaluating", unit="batch", leave=False, delay=10):
             ids = torch.from_numpy(current[begin : begin + batch_size]).to(model.device)
             hidden = model.hidden(ids)
-            log_probability = model.unembed(hidden).log_softmax(-1)
+            logits = model.unembed(hidden)
             chosen = torch.from_numpy(following[begin : begin + batch_size]).to(model.device)
-            surprisals.append(-log_probability.gather(-1, chosen[..., None])[..., 0].cpu().double().numpy())
-            kls.append(divergence(ids, hidden).cpu().double().numpy())
+            surprisal = logits.logsumexp(-1) - logits.gather(-1, chosen[..., None])[..., 0]
+            surprisals.append(surprisal.cpu().double().numpy())
+            kls.append(divergence(ids, hidden, logits).cpu().double().numpy())
     bits = np.concatenate(surprisals)[valid] / NATS_PER_BIT
     bigram_bits = table.surprisals(current, following)[valid]
     finite = np.isfinite(bigram_bits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -10,6 +11,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from bigramlib.architectures import ATTENTION_COMPONENTS
 from bigramlib.subnetwork import gini
@@ -151,6 +153,7 @@ def plot_layer_shares(axes: Axes, shares: pd.DataFrame) -> None:
         style = "o-" if kind == "mlp" else "x:"
         axes.plot(line.kept, line.share, style, color=palette[layer], label=f"layer {layer} {kind}")
     axes.set(xscale="log", ylim=(0, 1), xlabel="kept weights", ylabel="share of the kept weights")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.legend(frameon=False, fontsize="small", ncols=2)
 
 
@@ -168,7 +171,7 @@ def plot_heads(axes: Axes, units: pd.DataFrame) -> None:
     """Density of attention heads, q, k, v and o together, by layer (from `Subnetwork.units()`), as a heat map."""
     heads = units[units.component.isin(ATTENTION_COMPONENTS)].groupby(["layer", "unit"])[["kept", "total"]].sum()
     grid = (heads.kept / heads.total).unstack() * 100
-    sns.heatmap(grid, ax=axes, cmap="Blues", annot=grid.size <= 64, fmt=".2g", cbar_kws={"label": "% of weights kept"})
+    sns.heatmap(grid, ax=axes, cmap="Blues", annot=grid.size <= 64, fmt=".1g", cbar_kws={"label": "% of weights kept"})
     axes.set(xlabel="head", ylabel="layer", title="Attention heads")
     axes.tick_params(left=False, bottom=False)
 
@@ -191,3 +194,31 @@ def plot_rises(axes: Axes, rises: pd.DataFrame) -> None:
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set(xlabel="bigram surprisal of the token (bits; right: never seen)", ylabel="rise in the model's surprisal (bits)")
     axes.legend(frameon=False)
+
+
+def plot_similarities(axes: Sequence[Axes], similarities: dict[str, np.ndarray]) -> None:
+    """Layer-by-layer covariance similarity of several models, one heat map each on a common scale."""
+    for place, (name, grid) in zip(axes, similarities.items(), strict=True):
+        sns.heatmap(grid, ax=place, vmin=0, vmax=1, cmap="magma", square=True, annot=len(grid) <= 8, fmt=".2f", cbar=False)
+        place.set(title=name, xlabel="layer boundary (0: embeddings)")
+        place.tick_params(left=False, bottom=False)
+
+
+def plot_turn(axes: Sequence[Axes], report: pd.DataFrame) -> None:
+    """The first-layer turn: what linear lenses read at each layer boundary, one line for each model.
+
+    Args:
+        axes: three: for the next token (r), the current token (recall@1) and the rotation to the final residual.
+        report: `lens_report` of several models with a column model.
+    """
+    panels = {
+        "r": "next token: r with the model's own output",
+        "recall_1": "current token: recall@1",
+        "rotation_final": "rotation to the final residual (degrees)",
+    }
+    for place, (column, title) in zip(axes, panels.items(), strict=True):
+        for (name, line), style in zip(report.groupby("model", sort=False), ("o-", "s--", "x:"), strict=False):
+            place.plot(line.layer, line[column], style, label=name)
+        place.set(title=title, xlabel="layer boundary (0: embeddings)", ylim=(0, None))
+        place.set_xticks(sorted(report.layer.unique()))
+    axes[0].legend(frameon=False, fontsize="small")

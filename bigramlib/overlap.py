@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import scipy.sparse
 from jaxtyping import Bool
-from scipy.special import logsumexp
-from scipy.stats import binom, hypergeom, norm
+from scipy.special import gammaincc, gammaln, logsumexp
+from scipy.stats import binom, hypergeom
 
 from bigramlib.architectures import Component
 from bigramlib.subnetwork import Subnetwork
@@ -21,15 +21,15 @@ CHUNK = 1024
 def overlap_test(a: Subnetwork, b: Subnetwork) -> pd.DataFrame:
     """Compare the overlap of two subnetworks with chance, by component and in all.
 
-    Chance has two meanings, both in closed form, with the numbers kept in each matrix of each subnetwork given:
+    Chance has two meanings, without any shuffling, with the numbers kept in each matrix of each subnetwork given:
 
     - flat: the kept weights of a matrix lie anywhere in it, so the overlap is hypergeometric. Its p is exact for one matrix.
       For several, a sum of hypergeometrics is a sum of independent Bernoullis (Vatutin & Mikhailov 1982), and p is the tail
       of the binomial with the same mean, which bounds it from above wherever the overlap is at least the expectation + 1
       (Hoeffding 1956). A normal tail would be far too small where overlaps are few.
     - rows: one subnetwork's rows (the weights into one output unit) are permuted within each matrix, so the popularity of
-      every input is given too. Mean and variance are exact (Hoeffding 1951); p is the normal tail, to be read as no more
-      than "far out" where z is large. In GPT-2, which stores matrices [in, out], rows are still those of the output units.
+      every input is given too. Mean and variance are exact (Hoeffding 1951); p is approximate, the tail of the gamma
+      distribution with that mean and variance. In GPT-2, which stores matrices [in, out], rows are still output units.
 
     p is the chance of an overlap at least as large. It is given as log10, so it cannot vanish.
 
@@ -66,10 +66,10 @@ class _Matrix:
 
     @classmethod
     def of(cls, a: Bool[np.ndarray, "rows columns"], b: Bool[np.ndarray, "rows columns"]) -> _Matrix:
-        n, kept_a, kept_b = a.size, int(a.sum()), int(b.sum())
+        n, kept_a, kept_b, overlap = a.size, *(int(np.count_nonzero(mask)) for mask in (a, b, a & b))
         variance = kept_a * kept_b * (n - kept_a) * (n - kept_b) / (n**2 * max(1, n - 1))
         flat = (kept_a * kept_b / n, variance)
-        return cls(n, kept_a, kept_b, int((a & b).sum()), flat, row_shuffle_moments(a, b))
+        return cls(n, kept_a, kept_b, overlap, flat, row_shuffle_moments(a, b))
 
 
 def row_shuffle_moments(a: Bool[np.ndarray, "rows columns"], b: Bool[np.ndarray, "rows columns"]) -> tuple[float, float]:
@@ -83,8 +83,11 @@ def row_shuffle_moments(a: Bool[np.ndarray, "rows columns"], b: Bool[np.ndarray,
     columns_a, columns_b = sparse_a.sum(axis=0), sparse_b.sum(axis=0)
     everything = columns_a @ columns_b
     margins = ((sparse_a @ columns_b) ** 2).sum() + ((sparse_b @ columns_a) ** 2).sum()
-    squares = _squared_norm(sparse_a, sparse_b) - margins / n + (everything / n) ** 2
-    return float(everything / n), float(max(0.0, squares) / max(1, n - 1))
+    norm = _squared_norm(sparse_a, sparse_b)
+    squares = norm - margins / n + (everything / n) ** 2
+    if squares < 1e-12 * norm:  # rounding: rows that are all alike leave no choice
+        squares = 0.0
+    return float(everything / n), float(squares / max(1, n - 1))
 
 
 def _sparse(mask: Bool[np.ndarray, "rows columns"]) -> scipy.sparse.csr_array:
@@ -125,7 +128,7 @@ def _tested(members: Sequence[_Matrix]) -> dict[str, float]:
     for null in ("flat", "rows"):
         mean, variance = (sum(getattr(matrix, null)[moment] for matrix in members) for moment in (0, 1))
         z = _ratio(overlap - mean, variance**0.5)
-        log_p = _flat_log_p(members) if null == "flat" else _normal_log_p(z)
+        log_p = _flat_log_p(members) if null == "flat" else _gamma_log_p(overlap, mean, variance)
         row |= {f"{null}_expected": mean, f"{null}_z": z, f"{null}_log10_p": min(0.0, log_p / np.log(10))}
     return row
 
@@ -148,9 +151,19 @@ def _flat_log_p(members: Sequence[_Matrix]) -> float:
     return float(logsumexp(chance.logpmf(terms)))
 
 
-def _normal_log_p(z: float) -> float:
-    """Log of the upper normal tail; 0 (p = 1) where there is no choice."""
-    return 0.0 if np.isnan(z) else float(norm.logsf(z))
+def _gamma_log_p(overlap: int, mean: float, variance: float) -> float:
+    """Log of the chance of at least this overlap, gamma with this mean and variance; 0 (p = 1) where there is no choice.
+
+    Gamma tails (Pearson type III) are customary for permutation statistics. A normal one is many orders too small where
+    overlaps are few: 1e-84 for 7 with 0.1 expected.
+    """
+    if not variance:
+        return 0.0
+    shape, x = mean**2 / variance, max(0.0, overlap - 0.5) * mean / variance
+    tail = gammaincc(shape, x)
+    if tail > 1e-290:
+        return float(np.log(tail))
+    return float(shape * np.log(x) - x - gammaln(shape) - np.log(x - max(0.0, shape - 1)))  # its upper bound, tight far out
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -22,8 +22,9 @@ from bigramlib.corpus import TokenCorpus
 from bigramlib.models import LanguageModel
 from bigramlib.store import content_hash
 
-BoundTarget = Callable[[Tensor, Tensor], Tensor]
-"""A target on a model: from ids [batch, pos] and last hidden states [batch, pos, d_model] to the KL of each position, nats."""
+BoundTarget = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""A target on a model: from ids [batch, pos], last hidden states [batch, pos, d_model] and logits [batch, pos, vocab] to the KL
+of each position, nats."""
 
 
 @runtime_checkable
@@ -145,7 +146,6 @@ class _LinearTable:
     """KL to a table through the expected target logit h . E[c] + e[c]; exact, at any vocabulary size."""
 
     def __init__(self, table: BigramTable, model: LanguageModel) -> None:
-        self.model = model
         matrix, bias = model.unembedding
         readout = matrix.cpu().double().numpy()
         if bias is not None:
@@ -158,16 +158,20 @@ class _LinearTable:
         bias_part = 0.0 if bias is None else expected[:, width]
         self.offset = bias_part + torch.as_tensor(table.entropy, dtype=torch.float32, device=model.device)
 
-    def __call__(self, ids: Int[Tensor, "batch pos"], hidden: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos"]:
+    def __call__(
+        self,
+        ids: Int[Tensor, "batch pos"],
+        hidden: Float[Tensor, "batch pos d_model"],
+        logits: Float[Tensor, "batch pos vocab"],
+    ) -> Float[Tensor, "batch pos"]:
         expected_logit = (hidden.float() * self.expected_readout[ids]).sum(-1)
-        return self.model.unembed(hidden).float().logsumexp(-1) - expected_logit - self.offset[ids]
+        return logits.float().logsumexp(-1) - expected_logit - self.offset[ids]
 
 
 class _GatheredTable:
     """KL to a table by gathering the logits of each context's successors (for logits that are not linear)."""
 
     def __init__(self, table: BigramTable, model: LanguageModel) -> None:
-        self.model = model
         backoff = scipy.sparse.csr_array(table.backoff[None])
         rows = scipy.sparse.vstack([table.conditional, backoff]).tocsr()
         device = model.device
@@ -178,8 +182,13 @@ class _GatheredTable:
         self.probability = torch.as_tensor(rows.data, dtype=torch.float32, device=device)
         self.entropy = torch.as_tensor(table.entropy, dtype=torch.float32, device=device)
 
-    def __call__(self, ids: Int[Tensor, "batch pos"], hidden: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos"]:
-        logits = self.model.unembed(hidden).float().flatten(0, 1)
+    def __call__(
+        self,
+        ids: Int[Tensor, "batch pos"],
+        hidden: Float[Tensor, "batch pos d_model"],
+        logits: Float[Tensor, "batch pos vocab"],
+    ) -> Float[Tensor, "batch pos"]:
+        logits = logits.float().flatten(0, 1)
         rows = self.row_of[ids.flatten()]
         lengths = self.length[rows]
         position = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), lengths)
@@ -209,10 +218,12 @@ class ModelTarget:
                 f"{model.vocabulary_size}; both must share a vocabulary."
             )
 
-        def divergence(ids: Int[Tensor, "batch pos"], hidden: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos"]:
+        def divergence(
+            ids: Int[Tensor, "batch pos"], hidden: Float[Tensor, "batch pos d_model"], logits: Float[Tensor, "batch pos vocab"]
+        ) -> Float[Tensor, "batch pos"]:
             with torch.no_grad():
                 target = self.model.unembed(self.model.hidden(ids)).float().log_softmax(-1)
-            own = model.unembed(hidden).float().log_softmax(-1)
+            own = logits.float().log_softmax(-1)
             return (target.exp() * (target - own)).sum(-1)
 
         return divergence

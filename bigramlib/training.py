@@ -230,7 +230,8 @@ def _train(
         for step in range(1, config.steps + 1):
             ids, weights = (part.to(model.device) for part in draw())
             gates.close(beta)
-            kl = (divergence(ids, model.hidden(ids, gates.masked)) * weights).sum()
+            hidden = model.hidden(ids, gates.masked)
+            kl = (divergence(ids, hidden, model.unembed(hidden)) * weights).sum()
             kl.backward()
             losses.append(kl.item() + config.sparsity_penalty * gates.mean())
             if not math.isfinite(losses[-1]):

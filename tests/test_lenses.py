@@ -1,7 +1,5 @@
 """Maps from moments equal a one-shot solve; what is read through them is what a plain loop reads."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -106,9 +104,9 @@ def test_the_last_boundary_recovers_the_models_own_output_and_the_first_the_toke
 @pytest.mark.parametrize("architecture", ["gpt_neox", "gpt2", "llama"])
 def test_the_report_is_what_a_plain_loop_measures(tokenizer, corpus, other_text, architecture):
     model = build(architecture, tokenizer)
-    subnetwork = Subnetwork.full(model)
-    masks = {name: torch.rand(mask.shape) < 0.5 for name, mask in subnetwork.masks.items()}
-    subnetwork = replace(subnetwork, masks=masks)
+    generator = torch.Generator().manual_seed(0)
+    masks = {name: torch.rand(weight.shape, generator=generator) < 0.5 for name, weight in model.maskable.items()}
+    subnetwork = Subnetwork(masks, model.architecture)
     moments = ResidualMoments.collect(model, corpus, subnetwork, **FAST)
     report = lens_report(model, moments, other_text, **FAST, batch_size=3)
     current, following, valid = (torch.from_numpy(part) for part in other_text.windows(20, 600))

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import build
-from scipy.stats import hypergeom, norm
+from scipy.stats import hypergeom
 
 from bigramlib import Subnetwork
-from bigramlib.overlap import _Matrix, _tested, overlap_test, row_shuffle_moments
+from bigramlib.overlap import _gamma_log_p, _Matrix, _tested, overlap_test, row_shuffle_moments
 
 
 def random_mask(shape: tuple[int, int], density: float, seed: int) -> np.ndarray:
@@ -44,7 +44,6 @@ def test_row_null_equals_all_permutations_of_the_rows_of_a_4x3_mask(seed):
     assert row_shuffle_moments(a, b) == pytest.approx((np.mean(overlaps), np.var(overlaps)))
     found = _tested([_Matrix.of(a, b)])
     assert found["rows_z"] == pytest.approx((found["overlap"] - np.mean(overlaps)) / np.std(overlaps))
-    assert found["rows_log10_p"] == pytest.approx(norm.logsf(found["rows_z"]) / np.log(10))
 
 
 @pytest.mark.parametrize(("shape", "density"), [((40, 60), 0.02), ((40, 60), 0.6), ((90, 20), 0.6), ((90, 20), 0.02)])
@@ -59,6 +58,25 @@ def test_row_null_is_that_of_shuffling_in_each_way_of_computing_it(shape, densit
     overlaps = [(a & b[generator.permutation(shape[0])]).sum() for _ in range(4000)]
     assert np.mean(overlaps) == pytest.approx(mean, abs=4 * np.sqrt(variance / 4000))
     assert np.var(overlaps) == pytest.approx(variance, rel=0.1)
+
+
+@pytest.mark.parametrize(("shape", "density"), [((64, 48), 0.02), ((64, 48), 0.1), ((48, 64), 0.5)])
+def test_row_p_is_close_to_the_share_of_shuffles(shape, density):
+    a, b = random_mask(shape, density, 0), random_mask(shape, density, 1)
+    mean, variance = row_shuffle_moments(a, b)
+    generator = np.random.default_rng(2)
+    overlaps = np.array([(a & b[generator.permutation(shape[0])]).sum() for _ in range(10_000)])
+    for level in (0.5, 0.1, 0.01):
+        overlap = int(np.quantile(overlaps, 1 - level))
+        share = (overlaps >= overlap).mean()
+        assert 0.6 * share < np.exp(_gamma_log_p(overlap, mean, variance)) < 2 * share
+
+
+def test_row_p_never_vanishes_and_goes_on_smoothly_where_the_gamma_tail_underflows():
+    log_p = np.array([_gamma_log_p(overlap, 20.0, 25.0) for overlap in range(1, 3000)])
+    assert (np.diff(log_p) < 0).all() and np.isfinite(log_p).all()
+    assert np.abs(np.diff(log_p, 2)[1000:]).max() < 1e-3
+    assert log_p[-1] < -2000
 
 
 def test_flat_p_equals_scipy_where_scipy_sums_everything_and_never_vanishes():
@@ -118,15 +136,18 @@ def test_random_subnetworks_overlap_by_chance(any_model):
         assert z.std() == pytest.approx(1.0, abs=0.3)
 
 
-def test_rows_are_output_units_however_a_matrix_is_stored(tokenizer):
-    model = build("gpt2", tokenizer)
-    empty = Subnetwork.empty(model)
-    part = next(part for part in model.architecture.components if part.name == "mlp in")
-    masks = {name: mask.clone() for name, mask in empty.masks.items()}
-    part.fill_(masks[part.parameter], True, 3)
+@pytest.mark.parametrize(("architecture", "name"), [(a, n) for a in ("gpt2", "llama") for n in ("q", "mlp in", "mlp out")])
+def test_rows_are_output_units_however_a_matrix_is_stored(tokenizer, architecture, name):
+    model = build(architecture, tokenizer)
+    part = next(part for part in model.architecture.components if part.name == name)
+    masks = {key: mask.clone() for key, mask in Subnetwork.empty(model).masks.items()}
+    outputs_last = architecture == "gpt2"
+    masks[part.parameter].select(1 if outputs_last else 0, 3).fill_(True)
     one_unit = Subnetwork(masks, model.architecture)
-    row = overlap_test(one_unit, one_unit).query("component == 'mlp in' and layer == 0").iloc[0]
-    inputs, units = model.maskable[part.parameter].shape
+    shape = part.of(masks[part.parameter]).shape
+    inputs, units = shape if outputs_last else shape[::-1]
+    row = overlap_test(one_unit, one_unit).iloc[model.architecture.components.index(part)]
+    assert (row.component, row.overlap) == (name, inputs)
     assert row.rows_expected == pytest.approx(inputs / units)
 
 
@@ -150,7 +171,7 @@ def test_a_subnetwork_and_its_complement_are_disjoint(model):
 def test_masks_that_leave_chance_no_choice_give_p_1_and_no_z(model, one):
     table = overlap_test(getattr(Subnetwork, one)(model), random_subnetwork(model, 0))
     assert (table.overlap == table.flat_expected).all()
-    assert table.flat_z.isna().all()
+    assert table[["flat_z", "rows_z"]].isna().all(axis=None)
     assert (table[["flat_log10_p", "rows_log10_p"]].abs() < 1e-9).all(axis=None)
     assert np.allclose(table.rows_expected, table.flat_expected)
     assert table.jaccard.notna().all() and (table.contained.isna() if one == "empty" else table.contained == 1).all()
