@@ -208,13 +208,14 @@ def plot_turn(axes: Sequence[Axes], report: pd.DataFrame) -> None:
     """The first-layer turn: what linear lenses read at each layer boundary, one line for each model.
 
     Args:
-        axes: three: for the next token (r), the current token (recall@1) and the rotation to the final residual.
+        axes: four: for the next token (r), the current token (recall@1) through a map and directly, and the rotation.
         report: `lens_report` of several models with a column model.
     """
     panels = {
-        "r": "next token: r with the model's own output",
+        "r": "next token: r with the own output",
         "recall_1": "current token: recall@1",
-        "rotation_final": "rotation to the final residual (degrees)",
+        "direct_recall_1": "the same, without a map",
+        "rotation_final": "rotation to the final residual (°)",
     }
     for place, (column, title) in zip(axes, panels.items(), strict=True):
         for (name, line), style in zip(report.groupby("model", sort=False), ("o-", "s--", "x:"), strict=False):

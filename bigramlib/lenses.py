@@ -50,6 +50,8 @@ def lens_report(
           means of -sum p log q and sum p log p/q in nats, p the own output;
         - recall_1, recall_5, recall_10: share of tokens that are among the first k read through the map to the input
           embedding (see `token_ranks`);
+        - direct_recall_1, direct_recall_5, direct_recall_10: the same without a map, the stream itself compared with the
+          embeddings (not in the paper: a wide stream can hide the token from the eye and still give it to a fitted map);
         - rotation_final, rotation_input, rotation_penultimate: `rotation` of the maps to the final residual, to the input
           embedding and to the last boundary but one, degrees.
 
@@ -66,13 +68,16 @@ def lens_report(
         reading.of_batch(stream, current[batch], following[batch], valid[batch])
         for batch, stream in residual_stream(model, current, moments.subnetwork, batch_size)
     ]
-    own, surprisals, cross_entropies, kls, ranks = (np.concatenate(parts, axis=-1) for parts in zip(*batches, strict=True))
+    own, surprisals, cross_entropies, kls, ranks, direct_ranks = (
+        np.concatenate(parts, axis=-1) for parts in zip(*batches, strict=True)
+    )
     report = pd.DataFrame({"layer": range(last + 1)})
     report["r"] = [correlation(row, own) for row in surprisals]
     report["cross_entropy"] = cross_entropies.mean(axis=1)
     report["kl"] = kls.mean(axis=1)
     for k in RECALLS:
         report[f"recall_{k}"] = (ranks <= k).mean(axis=1)
+        report[f"direct_recall_{k}"] = (direct_ranks <= k).mean(axis=1)
     for name, target in (("final", last), ("input", 0), ("penultimate", last - 1)):
         report[f"rotation_{name}"] = [rotation(matrix) for matrix in maps[target]]
     return report
@@ -140,7 +145,7 @@ class _Reading:
         valid: Bool[np.ndarray, "batch pos"],
     ) -> Sequence[np.ndarray]:
         """(own surprisals [tokens], surprisals, cross-entropies, KLs [boundaries, tokens], all in nats where the next token
-        is in the same document; ranks [boundaries, batch * pos]).
+        is in the same document; ranks through the map and direct ranks [boundaries, batch * pos]).
         """
         keep = torch.from_numpy(valid.ravel()).to(stream.device)
         tokens, targets = (torch.from_numpy(ids.ravel()).to(stream.device) for ids in (current, following))
@@ -155,7 +160,8 @@ class _Reading:
             lens = self._log_probabilities(self.mean[-1] + deviation[keep] @ self.to_final[boundary])
             cross_entropy = -torch.linalg.vecdot(probability, lens)
             ranks = token_ranks(deviation @ self.to_input[boundary], self.rows, tokens)
-            rows.append((-lens.gather(1, targets)[:, 0], cross_entropy, cross_entropy - entropy, ranks))
+            direct_ranks = token_ranks(deviation, self.rows, tokens)
+            rows.append((-lens.gather(1, targets)[:, 0], cross_entropy, cross_entropy - entropy, ranks, direct_ranks))
         measured = [torch.stack(parts).cpu().numpy() for parts in zip(*rows, strict=True)]
         return [-own.gather(1, targets)[:, 0].cpu().numpy(), *measured]
 
