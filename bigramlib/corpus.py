@@ -170,7 +170,7 @@ def read_documents(source: str, text_column: str = "text") -> Iterator[str]:
         for file in _text_files(path):
             yield _decoded(file)
     elif path.suffix == ".jsonl":
-        for number, line in enumerate(_decoded(path).splitlines(), 1):
+        for number, line in enumerate(_lines(path), 1):
             if line.strip():
                 yield _column(_parsed(line, path, number), text_column, path)
     elif path.suffix == ".parquet":
@@ -179,9 +179,9 @@ def read_documents(source: str, text_column: str = "text") -> Iterator[str]:
         with pyarrow.parquet.ParquetFile(path) as table:
             _column(dict.fromkeys(table.schema_arrow.names, ""), text_column, path)
             for batch in table.iter_batches(columns=[text_column]):
-                yield from (text or "" for text in batch.column(0).to_pylist())
+                yield from (_column({text_column: text}, text_column, path) for text in batch.column(0).to_pylist())
     else:
-        lines = _decoded(path).splitlines()
+        lines = _lines(path)
         if DOCUMENT_SEPARATOR in lines:
             document: list[str] = []
             for line in [*lines, DOCUMENT_SEPARATOR]:
@@ -205,7 +205,13 @@ def _fingerprint(source: str) -> str:
         if not Path(name).expanduser().exists():
             from huggingface_hub import HfApi
 
-            return content_hash(source, HfApi().dataset_info(name).sha)
+            try:
+                return content_hash(source, HfApi().dataset_info(name).sha)
+            except Exception as error:
+                raise ValueError(
+                    f"The dataset {name!r} could not be looked up on the Hugging Face hub ({type(error).__name__}); check its "
+                    "name and the network, or give a local folder: 'hf:path/to/folder'."
+                ) from error
         path = Path(name).expanduser()
     if path.is_dir():
         files = _text_files(path) if not source.startswith("hf:") else sorted(f for f in path.rglob("*") if f.is_file())
@@ -228,11 +234,16 @@ def _text_files(folder: Path) -> list[Path]:
 
 def _decoded(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"The file {str(path)!r} is not UTF-8 (byte {error.start}); convert it, for example with iconv."
         ) from None
+
+
+def _lines(path: Path) -> list[str]:
+    """Lines that end in a newline only; `str.splitlines` would also cut at U+2028 and form feeds within a document."""
+    return _decoded(path).removesuffix("\n").split("\n")
 
 
 def _parsed(line: str, path: Path, number: int) -> dict:
@@ -250,7 +261,13 @@ def _column(row: dict, text_column: str, source: object) -> str:
         raise ValueError(
             f"{str(source)!r} has no column {text_column!r} but {sorted(row)}; name the text column with text_column."
         )
-    return row[text_column] or ""
+    text = row[text_column]
+    if not isinstance(text, str | None):
+        raise ValueError(
+            f"The column {text_column!r} of {str(source)!r} holds {type(text).__name__}, not text; "
+            "name the text column with text_column."
+        )
+    return text or ""
 
 
 def _read_dataset(source: str, text_column: str) -> Iterator[str]:

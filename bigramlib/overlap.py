@@ -117,7 +117,7 @@ def _squared_norm(a: scipy.sparse.csr_array, b: scipy.sparse.csr_array) -> float
     )  # fmt: skip
 
 
-def _tested(members: Sequence[_Matrix]) -> dict[str, float]:
+def _tested(members: Sequence[_Matrix]) -> dict[str, float | int]:
     """The columns of `overlap_test` for some matrices together."""
     total, kept_a, kept_b, overlap = (
         sum(getattr(matrix, name) for matrix in members) for name in ("total", "kept_a", "kept_b", "overlap")
@@ -166,7 +166,7 @@ def _gamma_log_p(overlap: int, mean: float, variance: float) -> float:
     return float(shape * np.log(x) - x - gammaln(shape) - np.log(x - max(0.0, shape - 1)))  # its upper bound, tight far out
 
 
-def _ratio(part: float, whole: float) -> float:
+def _ratio(part: float | int, whole: float | int) -> float:
     return part / whole if whole else float("nan")
 
 

@@ -101,6 +101,8 @@ def pretrain(
     if recipe_file.exists() and json.loads(recipe_file.read_text()) == json.loads(json.dumps(recipe)):
         return np.loadtxt(losses_file).tolist()
     recipe_file.unlink(missing_ok=True)
+    for stale in folder.glob("step*.safetensors"):
+        stale.unlink()
     model.config.save_pretrained(folder)
     model.to(device).train()
     matrices = [p for p in model.parameters() if p.ndim == 2]

@@ -153,6 +153,7 @@ class Subnetwork:
         """Within the block, weights outside the subnetwork are zero; afterwards, even after an error, all is as before."""
         self.check_fits(model)
         originals = {name: weight.data for name, weight in model.maskable.items()}
+        known_hash = model.__dict__.pop("weights_hash", None)
         try:
             for name, weight in model.maskable.items():
                 weight.data = originals[name] * self.masks[name].to(weight.device)
@@ -160,6 +161,9 @@ class Subnetwork:
         finally:
             for name, weight in model.maskable.items():
                 weight.data = originals[name]
+            model.__dict__.pop("weights_hash", None)
+            if known_hash is not None:
+                model.__dict__["weights_hash"] = known_hash
 
     # -- on disk ------------------------------------------------------------------------------------------------------
 
@@ -177,6 +181,7 @@ class Subnetwork:
             "architecture": asdict(self.architecture),
             "provenance": self.provenance,
         }
+        header["facts_hash"] = _facts_hash(header)
         packed = {name: np.packbits(mask.numpy()) for name, mask in self.masks.items()}
         with written_whole(Path(path)) as temporary:
             save_file(packed, temporary, metadata={"bigramlib": json.dumps(header)})
@@ -203,7 +208,9 @@ class Subnetwork:
             subnetwork = cls(masks, Architecture(**header["architecture"]), header["provenance"])
             if subnetwork.hash != header["hash"]:
                 raise ValueError("its masks do not have the hash that it states")
-        except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
+            if header.get("facts_hash", _facts_hash(header)) != _facts_hash(header):
+                raise ValueError("its provenance or architecture does not have the hash that it states")
+        except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
             raise ValueError(
                 f"{str(path)!r} is not a whole subnetwork file of this library ({error}); fetch or train it again."
             ) from None
@@ -229,6 +236,10 @@ class Subnetwork:
 
     def _with_origin(self, origin: str) -> Subnetwork:
         return Subnetwork(self.masks, self.architecture, {"origin": origin})
+
+
+def _facts_hash(header: dict) -> str:
+    return content_hash(json.dumps([header["architecture"], header["provenance"]]))
 
 
 def gini(counts: Sequence[int] | pd.Series) -> float:

@@ -88,7 +88,7 @@ class BigramTable:
         """SHA-256 of the counts."""
         counts = self.counts.sorted_indices()
         arrays = (counts.indptr, counts.indices, counts.data, self.unigram_counts)
-        return content_hash(*(np.asarray(array, dtype=np.int64) for array in arrays))
+        return content_hash(*(array.astype(np.float64 if array.dtype.kind == "f" else np.int64) for array in arrays))
 
     @cached_property
     def seen(self) -> np.ndarray:

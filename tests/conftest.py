@@ -1,6 +1,8 @@
 """Tiny random models and corpora; shape annotations of the library are enforced; nothing reaches the network."""
 
+import importlib
 import os
+import pkgutil
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TQDM_DISABLE"] = "1"
@@ -9,6 +11,10 @@ from jaxtyping import install_import_hook
 
 with install_import_hook("bigramlib", "beartype.beartype"):
     import bigramlib
+
+    for module in pkgutil.iter_modules(bigramlib.__path__):
+        if module.name != "__main__":
+            importlib.import_module(f"bigramlib.{module.name}")
 
 import numpy as np
 import pytest
@@ -25,6 +31,8 @@ from transformers import (
 
 from bigramlib import BigramTable, LanguageModel, TokenCorpus
 from bigramlib.pretrain import train_tokenizer
+
+torch.set_num_threads(1)
 
 VOCABULARY = 280
 PADDED = 288

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from conftest import build, token_ids
-from transformers import BertConfig
+from transformers import BertConfig, GPT2Config, LlamaConfig
 
 from bigramlib.architectures import Architecture
 
@@ -65,6 +65,15 @@ def test_an_mlp_dimension_is_one_row_of_in_and_one_column_of_out(any_model, toke
     without_out = model.hf(ids).logits
     components["mlp in"].fill_(model.maskable[components["mlp in"].parameter], 0.0, 5)
     assert torch.allclose(model.hf(ids).logits, without_out, atol=1e-6)
+
+
+def test_head_and_mlp_sizes_of_the_config_come_before_what_the_width_implies():
+    llama = LlamaConfig(hidden_size=16, num_attention_heads=4, head_dim=8, intermediate_size=20)
+    assert (Architecture.of(llama).head_size, Architecture.of(llama).mlp_size) == (8, 20)
+    gpt2 = GPT2Config(n_embd=16, n_head=2)
+    assert (Architecture.of(gpt2).head_size, Architecture.of(gpt2).mlp_size) == (8, 64)
+    gpt2.n_inner = 24
+    assert Architecture.of(gpt2).mlp_size == 24
 
 
 def test_unknown_architecture_names_the_known_ones():

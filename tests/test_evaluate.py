@@ -9,7 +9,7 @@ from scipy.stats import pearsonr
 from torch.nn import functional
 
 from bigramlib import BigramTable, Subnetwork, TokenCorpus, ablate, evaluate, frontier
-from bigramlib.evaluate import best_within, rises_by_bigram_surprisal, smallest_reaching, table_cross_entropies
+from bigramlib.evaluate import best_within, correlation, rises_by_bigram_surprisal, smallest_reaching, table_cross_entropies
 
 
 @pytest.fixture(scope="module")
@@ -139,3 +139,28 @@ def test_rises_are_means_over_tokens_of_like_bigram_surprisal(model, held_out, t
     weighted = (rises.rise * rises.tokens).sum() / rises.tokens.sum()
     assert weighted * np.log(2) == pytest.approx(after.cross_entropy - before.cross_entropy)
     assert rises.bigram_surprisal.is_monotonic_increasing
+
+
+def test_correlation_with_a_constant_is_nan():
+    assert np.isnan(correlation(np.ones(4), np.arange(4.0)))
+
+
+def test_fewer_tokens_are_evaluated_when_asked(model, held_out, table):
+    assert len(evaluate(model, held_out, table, max_tokens=200, sequence_length=32).surprisals) <= 192
+
+
+def test_full_row_of_an_ablation_is_the_evaluation_of_the_model(model, held_out, table):
+    some = Subnetwork.full(model).random_like(0)
+    rows, whole = ablate(model, some, held_out, table, draws=1), evaluate(model, held_out, table)
+    assert rows.loc["full", ["r", "r_clipped", "kl", "cross_entropy", "perplexity"]].tolist() == [
+        whole.r, whole.r_clipped, whole.kl, whole.cross_entropy, whole.perplexity
+    ]  # fmt: skip
+
+
+def test_full_minus_random_is_the_complement_of_each_random(model, held_out, table):
+    masks = {name: torch.arange(w.numel()).view(w.shape) % 5 == 0 for name, w in model.maskable.items()}
+    some = Subnetwork(masks, model.architecture)
+    rows = ablate(model, some, held_out, table, draws=2)
+    draws = [evaluate(model, held_out, table, ~some.random_like(draw)).cross_entropy for draw in range(2)]
+    assert rows.cross_entropy["full - random"] == pytest.approx(np.mean(draws))
+    assert rows.kept["full - random"] == some.total - some.kept

@@ -1,13 +1,16 @@
 """Models load frozen, in fp32, and are seen through TransformerLens as they are."""
 
+import copy
 import json
 
 import pytest
 import torch
 from conftest import PADDED, VOCABULARY, build, token_ids
 
-from bigramlib import Subnetwork, load_model, randomly_initialized
+from bigramlib import LanguageModel, Subnetwork, load_model, randomly_initialized
+from bigramlib.checkpoints import load_checkpoint
 from bigramlib.models import checkpoint_names
+from bigramlib.store import ASSETS
 
 
 def test_padding_rows_of_the_unembedding_are_cut_off(any_model):
@@ -37,8 +40,6 @@ def test_the_bridge_shows_the_model_and_its_subnetwork(tokenizer, architecture):
 
 
 def test_a_saved_model_loads_frozen_in_fp32_whatever_it_was_saved_in(model, tokenizer, tmp_path):
-    import copy
-
     copy.deepcopy(model.hf).half().save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     loaded = load_model(tmp_path)
@@ -53,6 +54,13 @@ def test_mini_is_the_last_of_its_checkpoints():
     assert len(names) >= 8 and next(iter(names)) == 0
     last = load_model(names[max(names)])
     assert load_model("mini").weights_hash == last.weights_hash != load_model("mini@step0").weights_hash
+
+
+def test_every_weight_of_mini_comes_from_its_checkpoint():
+    stored = load_checkpoint(ASSETS / "mini" / "step0.safetensors")
+    loaded = dict(load_model("mini@step0").hf.named_parameters())
+    assert set(stored) == set(loaded)
+    assert all(torch.equal(stored[name], parameter) for name, parameter in loaded.items())
 
 
 def test_unknown_names_get_one_sentence(tmp_path):
@@ -91,3 +99,24 @@ def test_sampling_continues_the_prompt_and_follows_its_seed(any_model):
     texts = [any_model.sample("the cat", tokens=8, seed=seed) for seed in (0, 0, 1)]
     assert all(text.startswith("the cat") for text in texts)
     assert texts[0] == texts[1] != texts[2]
+
+
+def test_sampling_is_at_temperature_1_whatever_the_model_prefers(tokenizer):
+    plain, greedy = build("gpt_neox", tokenizer), build("gpt_neox", tokenizer)
+    greedy.hf.generation_config.temperature = 0.01
+    greedy.hf.generation_config.top_p = 0.01
+    assert greedy.sample("the cat", tokens=8) == plain.sample("the cat", tokens=8)
+
+
+def test_a_model_whose_logits_are_not_its_unembedding_is_refused(tokenizer):
+    hf = copy.deepcopy(build("gpt_neox", tokenizer).hf)
+    hf.get_output_embeddings().register_forward_hook(lambda module, inputs, output: 2 * output)
+    with pytest.raises(ValueError, match="logits of 'odd' are not its unembedding of the last hidden state"):
+        LanguageModel("odd", hf, tokenizer)
+
+
+def test_a_model_without_its_matrices_names_the_missing_one(tokenizer):
+    hf = copy.deepcopy(build("llama", tokenizer).hf)
+    del hf.model.layers[0].mlp.up_proj
+    with pytest.raises(ValueError, match=r"has no parameter 'model.layers.0.mlp.up_proj.weight', which .* should have"):
+        LanguageModel("odd", hf, tokenizer)

