@@ -57,6 +57,7 @@ def check_values(model: str, corpus: str, device: str, notebooks: list[str]) -> 
 def format_claims(model: str) -> str:
     """The claims of a model as aligned text."""
     table = claims_table(figure_folder(model, "figures"))
+    table = table[table.holds != "not measured"]
     lines = [f"{row.holds:>10}  {row.claim}\n{'':12}paper: {row.paper}; ours: {row.ours}" for row in table.itertuples()]
     return "\n".join([f"Claims checked on {model} ({(table.holds == 'yes').sum()} of {len(table)} hold):", *lines, ""])
 

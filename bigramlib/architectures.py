@@ -39,18 +39,18 @@ class Component:
         """The axis of the parameter along which output units lie, of whatever kind."""
         return 1 - self.axis if self.name in WRITING_COMPONENTS else self.axis
 
-    def of(self, parameter: Tensor, group: int | None = None) -> Tensor:
-        """This component's part of a tensor shaped like its parameter (a copy), or only one head's or dimension's part."""
-        return parameter.index_select(self.axis, self.index(parameter, group))
+    def of(self, parameter: Tensor, groups: int | list[int] | None = None) -> Tensor:
+        """This component's part of a tensor shaped like its parameter (a copy), or only some heads' or dimensions' part."""
+        return parameter.index_select(self.axis, self.index(parameter, groups))
 
-    def fill_(self, parameter: Tensor, value: float | bool, group: int | None = None) -> None:
+    def fill_(self, parameter: Tensor, value: float | bool, groups: int | list[int] | None = None) -> None:
         """Set this component's part of a tensor in place."""
-        parameter.index_fill_(self.axis, self.index(parameter, group), value)
+        parameter.index_fill_(self.axis, self.index(parameter, groups), value)
 
-    def index(self, parameter: Tensor, group: int | None = None) -> Tensor:
+    def index(self, parameter: Tensor, groups: int | list[int] | None = None) -> Tensor:
         """Indices along `axis`, on the tensor's device."""
-        units = self.units.reshape(-1) if group is None else self.units[group]
-        return parameter.new_tensor(units, dtype=int)
+        units = self.units if groups is None else self.units[groups]
+        return parameter.new_tensor(units.reshape(-1), dtype=int)
 
 
 @dataclass(frozen=True)

@@ -52,14 +52,14 @@ CLAIMS: dict[str, Claim] = {
     "exists": Claim(
         "A subnetwork predicts like the bigram table with few weights (r > 0.95, under 5 % of maskable weights)",
         "r > 0.95 with about 10M weights",
-        "r {r:.3f} with {density:.2%} kept",
-        lambda r, density: r > 0.95 and density < 0.05,
+        "r {r:.3f} ({low:.3f} to {high:.3f}) with {density:.2%} kept",
+        lambda r, density, **_: r > 0.95 and density < 0.05,
     ),
     "exists, tiny": Claim(
         "A subnetwork with r > 0.94 keeps under 1 % of maskable weights",
         "critical even when under 0.2 % of all weights",
-        "r {r:.3f} with {density:.2%} kept",
-        lambda r, density: r > 0.94 and density < 0.01,
+        "r {r:.3f} ({low:.3f} to {high:.3f}) with {density:.2%} kept",
+        lambda r, density, **_: r > 0.94 and density < 0.01,
     ),
     "random fails": Claim(
         "A random subnetwork of the same size in each matrix does not predict like the bigram table",
@@ -82,8 +82,8 @@ CLAIMS: dict[str, Claim] = {
     "first mlp": Claim(
         "The smallest subnetwork with r > 0.95 lies mostly in the first layer's MLP",
         "concentrated in the first MLP",
-        "{share:.0%} of kept weights (the first MLP holds {uniform:.0%} of maskable ones)",
-        lambda share, uniform: share > 0.5,
+        "{share:.0%} of kept weights (seeds {low:.0%} to {high:.0%}); the first MLP holds {uniform:.0%} of maskable ones",
+        lambda share, **_: share > 0.5,
     ),
     "first mlp, every size": Claim(
         "At every size the first layer's MLP holds far more than its share, the more the smaller the subnetwork",
@@ -100,7 +100,7 @@ CLAIMS: dict[str, Claim] = {
     "necessary": Claim(
         "Removing the subnetwork wrecks the model; removing a random one of the same size does little",
         "perplexity explodes; little change",
-        "+{rise:.2f} nats against +{random_rise:.2f} at {density:.1%} kept; "
+        "+{rise:.2f} nats ({low:.2f} to {high:.2f}) against +{random_rise:.2f} at {density:.1%} kept; "
         "+{small_rise:.2f} against +{small_random_rise:.2f} at {small_density:.1%}",
         lambda rise, random_rise, small_rise, small_random_rise, **_: (
             rise > 1.0 and random_rise < rise / 10 and small_random_rise < small_rise / 10
@@ -112,16 +112,31 @@ CLAIMS: dict[str, Claim] = {
         "{likely:+.2f} bits for the likeliest group, {unlikely:+.2f} for bigrams never seen",
         lambda likely, unlikely: likely > unlikely,
     ),
+    "overlap": Claim(
+        "Bigram and optimally pruned subnetworks of about the same size share far more weights than by chance",
+        "far above chance",
+        "{contained:.0%} of the smaller one at {density:.1%} kept: {flat:.1f} times chance (p < 1e{flat_log10_p:.0f}), "
+        "{rows:.1f} times shuffled rows (p about 1e{rows_log10_p:.0f})",
+        lambda flat, rows, flat_log10_p, rows_log10_p, **_: min(flat, rows) > 2 and max(flat_log10_p, rows_log10_p) < -6,
+    ),
+    "overlap, yardstick": Claim(
+        "Two masks of one target agree more than masks of the two targets: the targets differ beyond training noise",
+        "not stated",
+        "Jaccard {bigram:.2f} between bigram seeds, {pruned:.2f} between pruning seeds, {across:.2f} across (chance {chance:.2f})",
+        lambda bigram, pruned, across, **_: min(bigram, pruned) > across,
+    ),
     "turn": Claim(
         "The next token becomes readable across the first layer above all, in the full model and in the subnetwork",
         "sharp change at layer 1",
-        "lens r rises most at layer {full_layer:d} (by {full:.2f}) and at layer {layer:d} (by {bigram:.2f})",
+        "lens r rises most at layer {full_layer:d} (by {full:.2f}, to {r:.2f}, {low:.2f} to {high:.2f}) "
+        "and at layer {layer:d} (by {bigram:.2f})",
         lambda full_layer, layer, **_: full_layer == layer == 1,
     ),
     "current token fades": Claim(
         "Across the first layer the current token stops being readable through a linear map",
         "recall of the input falls at layer 1",
-        "recall@1 {before:.2f} to {after:.2f}; without a map {direct_before:.2f} to {direct_after:.2f}",
+        "recall@1 {before:.3f} to {after:.3f} ({low:.3f} to {high:.3f}); "
+        "without a map {direct_before:.2f} to {direct_after:.2f}",
         lambda before, after, **_: after < before - 0.2,
     ),
     "no turn in random weights": Claim(
@@ -135,6 +150,49 @@ CLAIMS: dict[str, Claim] = {
         "layer 0 unlike all later ones",
         "embeddings to later layers at most {first:.2f}; later neighbours at least {later:.2f}",
         lambda first, later: first < later,
+    ),
+    "possible early": Claim(
+        "Long before the end of pretraining a subnetwork under 5 % has r > 0.95",
+        "early in pretraining",
+        "first at step {step:g} of {last:d}; at {size:.1%} kept, r {half:.3f} at step {half_step:d} and {end:.3f} at the end",
+        lambda step, last, **_: step <= last / 2,
+    ),
+    "place moves": Claim(
+        "The first layer's MLP takes its share early, and loses some of it to later layers as the model becomes better",
+        "concentrated in the first MLP throughout",
+        "{start:.0%} at step 0, {peak:.0%} at step {step:d}, {end:.0%} at the end",
+        lambda start, peak, end, **_: peak > start + 0.05 and end < peak - 0.05,
+    ),
+    "early overlap": Claim(
+        "Subnetworks of earlier checkpoints overlap the final one far beyond chance, the more the later",
+        "not stated",
+        "{first:.1f} times chance at step {first_step:d}, {last:.1f} times at step {last_step:d}",
+        lambda first, last, rising, **_: first > 1.5 and last > first and rising,
+    ),
+    "induction": Claim(
+        "A single head, added to the bigram subnetwork, buys induction on repeated sequences",
+        "heads can be added to test sufficiency",
+        "{part} buys {gain:.2f} nats ({low:.2f} to {high:.2f}) of the full model's {full:.2f}",
+        lambda gain, full, **_: gain > 0.1 * full,
+    ),
+    "inexplicable": Claim(
+        "The best single head, added to the bigram subnetwork, helps with tokens that bigrams do not explain",
+        "heads can be added to test sufficiency",
+        "{part} buys {gain:.2f} nats ({low:.2f} to {high:.2f}) of the full model's {full:.2f}",
+        lambda low, **_: low > 0,
+    ),
+    "head start": Claim(
+        "Building up from the bigram subnetwork is ahead of building up from nothing, at every number of added parts",
+        "a base to build on",
+        "{bigram:.2f} against {empty:.2f} nats after {few:d} parts, {bigram_end:.2f} against {empty_end:.2f} after {many:d}; "
+        "full model {full:.2f}",
+        lambda ahead, **_: ahead,
+    ),
+    "ten million": Claim(
+        "About ten million weights suffice for r > 0.95 in models up to a billion weights, whatever their size",
+        "about 10M weights",
+        "{kept:.1f}M weights for r {r:.3f}",
+        lambda kept, r: kept <= 15 and r > 0.95,
     ),
 }
 
@@ -152,20 +210,28 @@ def check(folder: Path, key: str, **measured: float) -> str:
 
 
 def untestable(folder: Path, key: str, reason: str) -> str:
-    """Record that a claim cannot be tested on this model, and why."""
-    _record(folder, CLAIMS[key], reason, "untestable")
-    return f"untestable: {CLAIMS[key].text} ({reason})"
+    """Record that a claim cannot be tested on this model, and why; returns a line that says so."""
+    _record(folder, CLAIMS[key], reason, "not testable")
+    return f"not testable: {CLAIMS[key].text}"
 
 
 def claims_table(folder: Path) -> pd.DataFrame:
-    """The claims checked so far, in the order of `CLAIMS`; columns claim, paper, ours, holds."""
+    """All claims in the order of `CLAIMS`; columns claim, paper, ours, holds (yes, no, not testable or not measured)."""
+    rows = _recorded(folder)
+    missing = {claim.text: (claim.text, claim.paper, "", "not measured") for claim in CLAIMS.values()}
+    return pd.DataFrame((missing | rows)[claim.text] for claim in CLAIMS.values()).set_axis(COLUMNS, axis=1)
+
+
+def _recorded(folder: Path) -> dict[str, tuple[str, str, str, str]]:
+    """The rows of claims.csv by their claim."""
     file = folder / "claims.csv"
-    return pd.read_csv(file) if file.exists() else pd.DataFrame(columns=COLUMNS)
+    if not file.exists():
+        return {}
+    return {row.claim: tuple(row) for row in pd.read_csv(file).itertuples(index=False)}
 
 
 def _record(folder: Path, claim: Claim, ours: str, holds: str) -> None:
-    rows = {row.claim: row for row in claims_table(folder).itertuples(index=False)}
-    rows[claim.text] = (claim.text, claim.paper, ours, holds)
+    rows = _recorded(folder) | {claim.text: (claim.text, claim.paper, ours, holds)}
     ordered = [rows[known.text] for known in CLAIMS.values() if known.text in rows]
     with written_whole(folder / "claims.csv") as temporary:
         pd.DataFrame(ordered, columns=COLUMNS).to_csv(temporary, index=False)

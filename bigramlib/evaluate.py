@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
+from bigramlib.bootstrap import correlation_interval, mean_interval
 from bigramlib.corpus import SEQUENCE_LENGTH, TokenCorpus
 from bigramlib.models import LanguageModel
 from bigramlib.progress import tqdm
@@ -28,24 +29,37 @@ class Evaluation:
     Attributes:
         r: bigram correlation, Pearson's r over tokens of the model's and the bigram table's surprisals, without tokens
             whose bigram was never seen (paper, definitions).
+        r_interval: its 95 % interval, resampling documents.
         r_clipped: the same over all tokens, with the largest finite bigram surprisal in place of infinite ones.
         kl: mean KL from the bigram table's prediction to the model's, nats.
         cross_entropy: mean surprisal of the text, nats.
         surprisals: [tokens] the model's surprisals, bits.
         bigram_surprisals: [tokens] the table's, bits; infinite where the bigram was never seen.
+        documents: [tokens] the document that each token belongs to.
     """
 
     r: float
+    r_interval: tuple[float, float]
     r_clipped: float
     kl: float
     cross_entropy: float
     surprisals: Float[np.ndarray, " tokens"]
     bigram_surprisals: Float[np.ndarray, " tokens"]
+    documents: Int[np.ndarray, " tokens"]
 
     @property
     def perplexity(self) -> float:
         """Exp of the cross-entropy."""
         return float(np.exp(self.cross_entropy))
+
+    def rise_from(self, before: Evaluation) -> tuple[float, float, float]:
+        """How much worse the text is predicted than in another evaluation on the same tokens.
+
+        Returns:
+            (rise, low, high): rise in cross-entropy, nats per token, and its 95 % interval, resampling documents.
+        """
+        rise = (self.surprisals - before.surprisals) * NATS_PER_BIT
+        return float(rise.mean()), *mean_interval(rise, self.documents)
 
 
 def evaluate(
@@ -70,6 +84,7 @@ def evaluate(
         batch_size: sequences of a batch.
     """
     current, following, valid = corpus.windows(sequence_length, max_tokens)
+    documents = corpus.documents(sequence_length, max_tokens)[valid]
     divergence = table.bind(model)
     surprisals, kls = [], []
     with torch.inference_mode(), subnetwork.applied(model) if subnetwork else nullcontext():
@@ -87,11 +102,13 @@ def evaluate(
     clipped = np.where(finite, bigram_bits, bigram_bits[finite].max(initial=0.0))
     return Evaluation(
         r=correlation(bits[finite], bigram_bits[finite]),
+        r_interval=correlation_interval(bits[finite], bigram_bits[finite], documents[finite]),
         r_clipped=correlation(bits, clipped),
         kl=float(np.concatenate(kls)[valid].mean()),
         cross_entropy=float(bits.mean() * NATS_PER_BIT),
         surprisals=bits,
         bigram_surprisals=bigram_bits,
+        documents=documents,
     )
 
 
@@ -168,7 +185,7 @@ def frontier(
 
     Returns:
         One row for each subnetwork, its random controls together (if draws), the full and the empty subnetwork: columns
-        `MEASURES` plus case, sparsity_penalty, total, first_mlp_share.
+        case, sparsity_penalty, kept, total, first_mlp_share, and `MEASURES`.
     """
     cases = [("full", np.nan, [Subnetwork.full(model)]), ("empty", np.nan, [Subnetwork.empty(model)])]
     for penalty, subnetwork in subnetworks.items():
@@ -177,10 +194,10 @@ def frontier(
             cases.append(("random subnetwork", penalty, [subnetwork.random_like(draw) for draw in range(draws)]))
     rows = []
     for case, penalty, members in tqdm(cases, desc=f"evaluating {model.name}", unit="case"):
-        measured = _measured(model, members, corpus, table, max_tokens)
-        share = members[0].first_mlp_share()
-        facts = {"case": case, "sparsity_penalty": penalty, "total": members[0].total, "first_mlp_share": share}
-        rows.append(facts | measured)
+        results = [evaluate(model, corpus, table, member, max_tokens=max_tokens) for member in members]
+        first = members[0]
+        facts = {"kept": first.kept, "total": first.total, "first_mlp_share": first.first_mlp_share()}
+        rows.append({"case": case, "sparsity_penalty": penalty} | facts | _measures(results))
     return pd.DataFrame(rows)
 
 
@@ -214,7 +231,9 @@ def ablate(
     """The ablation table (paper, finding 4), random controls drawn `draws` times with as many weights of each matrix.
 
     Returns:
-        One row for each of: full, subnetwork, random, full - subnetwork, full - random, empty; columns `MEASURES`.
+        One row for each of: full, subnetwork, random, full - subnetwork, full - random, empty; columns kept, `MEASURES`, and
+        rise, rise_low, rise_high: by how much the cross-entropy exceeds the full model's (nats), with its 95 % interval over
+        documents (means over the draws).
     """
     randoms = [subnetwork.random_like(draw) for draw in range(draws)]
     cases = {
@@ -225,25 +244,30 @@ def ablate(
         "full - random": [~random for random in randoms],
         "empty": [Subnetwork.empty(model)],
     }
-    rows = {
-        name: _measured(model, members, corpus, table, max_tokens)
-        for name, members in tqdm(cases.items(), desc="ablating", unit="case")
-    }
+    rows: dict[str, dict[str, float]] = {}
+    full = None
+    for name, members in tqdm(cases.items(), desc="ablating", unit="case"):
+        results = [evaluate(model, corpus, table, member, max_tokens=max_tokens) for member in members]
+        full = full or results[0]
+        rises = np.mean([result.rise_from(full) for result in results], axis=0).tolist()
+        rise = dict(zip(("rise", "rise_low", "rise_high"), rises, strict=True))
+        rows[name] = {"kept": members[0].kept} | _measures(results) | rise
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("case")
 
 
-MEASURES = ("kept", "r", "r_clipped", "kl", "cross_entropy", "perplexity", "r_spread", "cross_entropy_spread")
-"""Columns of `frontier` and `ablate`: kept weights; means over the draws (KL and cross-entropy in nats); and half the range
-over the draws of r and of the cross-entropy."""
+MEASURES = ("r", "r_low", "r_high", "r_clipped", "kl", "cross_entropy", "perplexity", "r_spread", "cross_entropy_spread")
+"""Columns of `frontier` and `ablate`, means over the draws: r with its 95 % interval, KL and cross-entropy in nats; and half
+the range over the draws of r and of the cross-entropy."""
 
 
-def _measured(
-    model: LanguageModel, members: list[Subnetwork], corpus: TokenCorpus, table: BigramTable, max_tokens: int | None
-) -> dict[str, int | float]:
-    """`MEASURES` of one or several subnetworks of the same size."""
-    results = [evaluate(model, corpus, table, member, max_tokens=max_tokens) for member in members]
-    means = {name: float(np.mean([getattr(result, name) for result in results])) for name in MEASURES[1:6]}
+def _measures(results: list[Evaluation]) -> dict[str, float]:
+    """`MEASURES` of the evaluations of one or several subnetworks of the same size."""
+    rows = [
+        (result.r, *result.r_interval, result.r_clipped, result.kl, result.cross_entropy, result.perplexity)
+        for result in results
+    ]
+    means = dict(zip(MEASURES, np.mean(rows, axis=0).tolist(), strict=False))
     spreads = {
         f"{name}_spread": float(np.ptp([getattr(result, name) for result in results]) / 2) for name in ("r", "cross_entropy")
     }
-    return {"kept": members[0].kept} | means | spreads
+    return means | spreads

@@ -84,12 +84,13 @@ def plot_frontier(axes: Axes, points: pd.DataFrame) -> None:
     Args:
         axes: where to draw.
         points: columns model ("trained", "random, trained embeddings", "random"), case ("subnetwork", "random subnetwork",
-            "full", "empty"), kept, total, r, r_spread.
+            "full", "empty"), kept, total, r, r_low, r_high (bars of subnetworks), r_spread (bars of random ones).
     """
     total = int(points.total.iloc[0])
     for model, group in points[points.case == "subnetwork"].groupby("model", sort=False):
         group = group[group.kept > 0].sort_values("kept")
-        axes.plot(group.kept, group.r, "o-", color=COLOURS[model], label=SOURCES[model])
+        bars = (group.r - group.r_low, group.r_high - group.r)
+        axes.errorbar(group.kept, group.r, np.maximum(0, bars), fmt="o-", color=COLOURS[model], label=SOURCES[model])
     control = points[points.case == "random subnetwork"].sort_values("kept")
     axes.errorbar(
         control.kept,
@@ -223,3 +224,102 @@ def plot_turn(axes: Sequence[Axes], report: pd.DataFrame) -> None:
         place.set(title=title, xlabel="layer boundary (0: embeddings)", ylim=(0, None))
         place.set_xticks(sorted(report.layer.unique()))
     axes[0].legend(frameon=False, fontsize="small")
+
+
+def plot_overlap(axes: Axes, pairs: pd.DataFrame) -> None:
+    """Shared weights of pairs of subnetworks against chance.
+
+    Args:
+        axes: where to draw.
+        pairs: total rows of `overlap_test` with a column pair (its name).
+    """
+    smaller = pairs[["kept_a", "kept_b"]].min(axis=1)
+    axes.bar(pairs.pair, pairs.contained, color=COLOURS["trained"], width=0.5, label="shared")
+    for null, marker, colour in (("flat", "_", "#b03a3a"), ("rows", "_", "#d98a2b")):
+        name = {"flat": "chance: same number in each matrix", "rows": "chance: rows shuffled"}[null]
+        axes.plot(pairs.pair, pairs[f"{null}_expected"] / smaller, marker, color=colour, markersize=28, mew=2.5, label=name)
+    axes.set(ylim=(0, 1), ylabel="share of the smaller subnetwork's weights")
+    axes.legend(frameon=False, fontsize="small")
+
+
+def plot_overlap_by_component(axes: Axes, overlap: pd.DataFrame) -> None:
+    """How many times more weights than by chance (flat) two subnetworks share, by layer and component, as a heat map."""
+    parts = overlap[overlap.layer.notna()].assign(times=lambda row: row.overlap / row.flat_expected)
+    grid = parts.pivot(index="layer", columns="component", values="times")[list(dict.fromkeys(parts.component))]
+    sns.heatmap(grid, ax=axes, cmap="Blues", vmin=0, annot=True, fmt=".0f", cbar_kws={"label": "times the chance overlap"})
+    axes.set(xlabel="", ylabel="layer", title="Where they agree")
+    axes.tick_params(left=False, bottom=False)
+
+
+def plot_agreement(axes: Axes, agreement: pd.Series) -> None:
+    """Jaccard similarity of pairs of subnetworks, one named bar each."""
+    axes.barh(agreement.index[::-1], agreement[::-1], color=COLOURS["trained"])
+    for position, value in enumerate(agreement[::-1]):
+        axes.text(value + 0.01, position, f"{value:.2f}", va="center", fontsize="small")
+    axes.set(xlim=(0, 1), xlabel="Jaccard similarity of the kept weights", title="How stable is a mask?")
+
+
+def plot_through_pretraining(axes: Sequence[Axes], points: pd.DataFrame, at_size: pd.DataFrame) -> None:
+    """Subnetworks of pretraining checkpoints.
+
+    Args:
+        axes: three: for r, for the share in the first MLP, and for the overlap with the final subnetwork.
+        points: one row for each checkpoint and lambda: step, sparsity_penalty, r, r_low, r_high, first_mlp_share, times_chance.
+        at_size: r at one size: columns step, r, full (the full model's), kept.
+    """
+    final = points.step.max()
+    for (penalty, line), colour in zip(points.groupby("sparsity_penalty"), ("#8a8a8a", COLOURS["trained"]), strict=False):
+        bars = np.maximum(0, (line.r - line.r_low, line.r_high - line.r))
+        axes[0].errorbar(line.step, line.r, bars, fmt="o:", color=colour, markersize=4, label=f"lambda {penalty:g}")
+        axes[1].plot(line.step, line.first_mlp_share, "o-", color=colour, label=f"lambda {penalty:g}")
+        earlier = line[line.step < final]
+        axes[2].plot(earlier.step, earlier.times_chance, "o-", color=colour, label=f"lambda {penalty:g}")
+    axes[0].plot(at_size.step, at_size.r, "-", color="black", label=f"{at_size.kept.iloc[0]:,.0f} weights (interpolated)")
+    axes[0].plot(at_size.step, at_size.full, "--", color="#d98a2b", label="full model")
+    axes[0].axhline(PAPER_R, color="black", linewidth=0.8, linestyle=":")
+    axes[2].axhline(1, color="black", linewidth=0.8, linestyle=":")
+    axes[0].set(ylabel="bigram correlation r", ylim=(0, 1), title="How bigram-like")
+    axes[1].set(ylabel="share of the kept weights", ylim=(0, 1), title="In the first layer's MLP")
+    axes[2].set(ylabel="overlap, times chance", ylim=(0, None), title="Shared with the final subnetwork")
+    for place in axes:
+        place.set_xscale("symlog", linthresh=16)
+        place.set_xlabel("pretraining step")
+    axes[0].legend(frameon=False, fontsize="small")
+    axes[1].legend(frameon=False, fontsize="small")
+
+
+def plot_gains(axes: Axes, gains: pd.DataFrame) -> None:
+    """What each head and MLP buys (`gains` of one behaviour), by layer, as a heat map; a dot where the interval excludes zero."""
+    places = gains.part.str.extract(r"^(head|mlp) (\d+)(?:\.(\d+))?$").dropna(subset=[0])
+    parts = gains.loc[places.index].assign(layer=places[1].astype(int), unit=places[2].fillna("mlp"))
+    order = [*sorted(set(parts.unit) - {"mlp"}, key=int), "mlp"]
+    grid, sure = (
+        parts.assign(sure=np.sign(parts.low) == np.sign(parts.high)).pivot(index="layer", columns="unit", values=value)[order]
+        for value in ("gain", "sure")
+    )
+    largest = float(grid.abs().max(axis=None)) or 1.0
+    sns.heatmap(grid, ax=axes, cmap="RdBu", vmin=-largest, vmax=largest, cbar_kws={"label": "gain (nats per token)"})
+    for row, column in zip(*np.nonzero(sure.to_numpy()), strict=True):
+        axes.plot(column + 0.5, row + 0.5, ".", color="black", markersize=4)
+    axes.set(xlabel="head", ylabel="layer")
+    axes.tick_params(left=False, bottom=False)
+
+
+def plot_build_up(axes: Axes, paths: pd.DataFrame, full: float) -> None:
+    """Cross-entropy over greedily added parts (columns base, step, cross_entropy, low, high), with the full model's."""
+    for (base, path), colour in zip(paths.groupby("base", sort=False), (COLOURS["trained"], "#b03a3a"), strict=False):
+        axes.plot(path.step, path.cross_entropy, "o-", color=colour, label=f"from the {base} subnetwork")
+        axes.fill_between(path.step, path.low, path.high, color=colour, alpha=0.2, linewidth=0)
+    axes.axhline(full, color="black", linewidth=0.8, linestyle="--", label="full model")
+    axes.set(xlabel="heads and MLPs added", ylabel="cross-entropy (nats per token)")
+    axes.legend(frameon=False, fontsize="small")
+
+
+def plot_edits(axes: Axes, edits: pd.DataFrame) -> None:
+    """Bigram correlation of edited subnetworks (columns edit, kept, r, r_low, r_high), one named bar each."""
+    rows = edits.iloc[::-1]
+    axes.barh(rows.edit, rows.r, xerr=np.maximum(0, (rows.r - rows.r_low, rows.r_high - rows.r)), color=COLOURS["trained"])
+    for position, (r, high, kept) in enumerate(zip(rows.r, rows.r_high, rows.kept, strict=True)):
+        axes.text(max(r, high) + 0.02, position, f"{r:.2f}   {kept:,} weights", va="center", fontsize="small")
+    axes.set(xlim=(0, 1.35), xlabel="bigram correlation r")
+    axes.set_xticks(np.linspace(0, 1, 6))

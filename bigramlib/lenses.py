@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from bigramlib.bootstrap import correlation_interval, mean_interval
 from bigramlib.corpus import SEQUENCE_LENGTH, TokenCorpus
 from bigramlib.evaluate import correlation
 from bigramlib.models import LanguageModel
@@ -45,11 +46,11 @@ def lens_report(
         One row for each boundary (layer 0 is the embeddings), with columns
 
         - layer;
-        - r, cross_entropy, kl: of the prediction read through the map to the final residual, the final norm and the
-          unembedding, with the (sub)network's own output: Pearson's r of the surprisals of the text's next tokens, and
-          means of -sum p log q and sum p log p/q in nats, p the own output;
+        - r (with its 95 % interval over documents, r_low, r_high), cross_entropy, kl: of the prediction read through the map
+          to the final residual, the final norm and the unembedding, with the (sub)network's own output: Pearson's r of the
+          surprisals of the text's next tokens, and means of -sum p log q and sum p log p/q in nats, p the own output;
         - recall_1, recall_5, recall_10: share of tokens that are among the first k read through the map to the input
-          embedding (see `token_ranks`);
+          embedding (see `token_ranks`), recall_1 with its interval recall_1_low, recall_1_high;
         - direct_recall_1, direct_recall_5, direct_recall_10: the same without a map, the stream itself compared with the
           embeddings (not in the paper: a wide stream can hide the token from the eye and still give it to a fitted map);
         - rotation_final, rotation_input, rotation_penultimate: `rotation` of the maps to the final residual, to the input
@@ -64,6 +65,7 @@ def lens_report(
     maps = {target: ridge_maps(moments, target, alpha) for target in (0, last - 1, last)}
     reading = _Reading(model, moments, maps[last], maps[0])
     current, following, valid = corpus.windows(sequence_length, max_tokens)
+    documents = corpus.documents(sequence_length, max_tokens)
     batches = [
         reading.of_batch(stream, current[batch], following[batch], valid[batch])
         for batch, stream in residual_stream(model, current, moments.subnetwork, batch_size)
@@ -73,11 +75,15 @@ def lens_report(
     )
     report = pd.DataFrame({"layer": range(last + 1)})
     report["r"] = [correlation(row, own) for row in surprisals]
+    intervals = [correlation_interval(row, own, documents[valid]) for row in surprisals]
+    report["r_low"], report["r_high"] = zip(*intervals, strict=True)
     report["cross_entropy"] = cross_entropies.mean(axis=1)
     report["kl"] = kls.mean(axis=1)
     for k in RECALLS:
         report[f"recall_{k}"] = (ranks <= k).mean(axis=1)
         report[f"direct_recall_{k}"] = (direct_ranks <= k).mean(axis=1)
+    intervals = [mean_interval((row <= 1).astype(float), documents.ravel()) for row in ranks]
+    report["recall_1_low"], report["recall_1_high"] = zip(*intervals, strict=True)
     for name, target in (("final", last), ("input", 0), ("penultimate", last - 1)):
         report[f"rotation_{name}"] = [rotation(matrix) for matrix in maps[target]]
     return report

@@ -56,6 +56,30 @@ class Subnetwork:
         """Nothing kept: embeddings, norms, biases and unembedding alone (paper: lambda = +inf)."""
         return (~cls.full(model))._with_origin("empty")
 
+    @classmethod
+    def layer(cls, model: LanguageModel, layer: int) -> Subnetwork:
+        """All weights of one layer, to add to a subnetwork (`|`), take away (`-`) or look at alone (`&`)."""
+        return cls._part(model, layer, {})
+
+    @classmethod
+    def head(cls, model: LanguageModel, layer: int, head: int) -> Subnetwork:
+        """All weights of one attention head, to add or take away: its rows of q, k and v and its columns of o.
+
+        Where heads share keys and values (grouped queries) those are included, so take away `head` only from whole groups.
+        """
+        shape = model.architecture
+        _check_index("head", head, shape.heads)
+        group = head // (shape.heads // shape.key_value_heads)
+        return cls._part(model, layer, {"q": [head], "k": [group], "v": [group], "o": [head]})
+
+    @classmethod
+    def mlp(cls, model: LanguageModel, layer: int, dimensions: Sequence[int] | None = None) -> Subnetwork:
+        """All weights into and out of some dimensions of one layer's MLP, or of all, to add or take away."""
+        dimensions = range(model.architecture.mlp_size) if dimensions is None else dimensions
+        for dimension in dimensions:
+            _check_index("MLP dimension", dimension, model.architecture.mlp_size)
+        return cls._part(model, layer, {name: list(dimensions) for name in ("mlp in", "mlp gate", "mlp out")})
+
     # -- size ---------------------------------------------------------------------------------------------------------
 
     @cached_property
@@ -234,12 +258,28 @@ class Subnetwork:
         masks = {name: operation(mask, other.masks[name]) for name, mask in self.masks.items()}
         return Subnetwork(masks, self.architecture, {"origin": origin, "of": [self.provenance, other.provenance]})
 
+    @classmethod
+    def _part(cls, model: LanguageModel, layer: int, units: Mapping[str, list[int]]) -> Subnetwork:
+        """Some heads or dimensions of one layer by component, or the whole layer if `units` is empty."""
+        _check_index("layer", layer, model.architecture.layers)
+        masks = {name: torch.zeros(weight.shape, dtype=torch.bool) for name, weight in model.maskable.items()}
+        for component in model.architecture.components:
+            if component.layer == layer and (not units or component.name in units):
+                component.fill_(masks[component.parameter], True, units.get(component.name))
+        facts = {"model": model.name, "origin": "part", "layer": layer, "units": {name: list(u) for name, u in units.items()}}
+        return cls(masks, model.architecture, facts)
+
     def _with_origin(self, origin: str) -> Subnetwork:
         return Subnetwork(self.masks, self.architecture, {"origin": origin})
 
 
 def _facts_hash(header: dict) -> str:
     return content_hash(json.dumps([header["architecture"], header["provenance"]]))
+
+
+def _check_index(kind: str, index: int, count: int) -> None:
+    if not 0 <= index < count:
+        raise ValueError(f"There is no {kind} {index}; the model has {count}, numbered from 0.")
 
 
 def gini(counts: Sequence[int] | pd.Series) -> float:

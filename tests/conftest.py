@@ -41,7 +41,7 @@ SHAPE = {"vocab_size": PADDED, "hidden_size": 16, "num_hidden_layers": 2, "num_a
 GROUPED = SHAPE | {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4, "intermediate_size": 24}
 CONFIGS = {
     "gpt_neox": GPTNeoXConfig(**SHAPE, intermediate_size=24, max_position_embeddings=64),
-    "gpt2": GPT2Config(vocab_size=PADDED, n_embd=16, n_layer=2, n_head=2, n_positions=64),
+    "gpt2": GPT2Config(vocab_size=PADDED, n_embd=16, n_layer=2, n_head=2, n_positions=128),
     "llama": LlamaConfig(**GROUPED, max_position_embeddings=64),
     "qwen3": Qwen3Config(**GROUPED, max_position_embeddings=64),
     "gemma2": Gemma2Config(**GROUPED, max_position_embeddings=64, final_logit_softcapping=5.0, query_pre_attn_scalar=4),

@@ -1,8 +1,10 @@
 """A subnetwork is a set of weights: it has the laws of sets, applies and restores, and survives the disk."""
 
+import re
+
 import pytest
 import torch
-from conftest import GROUPED, build
+from conftest import GROUPED, build, token_ids
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, LlamaConfig
 
@@ -220,3 +222,55 @@ def test_gini_is_zero_for_equals_and_nears_one_for_a_single_holder():
     assert gini([3, 3, 3]) == pytest.approx(0)
     assert gini([0] * 99 + [5]) == pytest.approx(0.99)
     assert gini([0, 0]) == 0
+
+
+def test_a_head_alone_is_what_its_views_cover(any_model):
+    shape = any_model.architecture
+    for layer, head in ((0, 0), (1, shape.heads - 1)):
+        found = Subnetwork.head(any_model, layer, head)
+        group = head // (shape.heads // shape.key_value_heads)
+        expected = 0
+        for component in shape.components:
+            mask = found.masks[component.parameter]
+            if component.layer == layer and component.name in ("q", "k", "v", "o"):
+                own = group if component.name in ("k", "v") else head
+                assert component.of(mask, own).all()
+                expected += component.of(mask, own).numel()
+        assert found.kept == expected > 0
+
+
+def test_without_a_head_the_model_is_the_model_with_its_output_columns_zeroed(any_model):
+    head = Subnetwork.head(any_model, 0, 1)
+    shared = any_model.architecture.heads != any_model.architecture.key_value_heads
+    o = next(part for part in any_model.architecture.components if part.layer == 0 and part.name == "o")
+    ids = token_ids()
+    with torch.no_grad():
+        kept = {name: weight.clone() for name, weight in any_model.maskable.items()}
+        o.fill_(kept[o.parameter], 0.0, 1)
+        expected = any_model.hidden(ids, kept)
+        with (Subnetwork.full(any_model) - head).applied(any_model):
+            found = any_model.hidden(ids)
+    assert torch.allclose(found, expected, atol=1e-5) != shared
+
+
+def test_layers_partition_the_model_and_an_mlp_is_its_dimensions(any_model):
+    layers = [Subnetwork.layer(any_model, layer) for layer in range(2)]
+    assert (layers[0] & layers[1]).kept == 0 and (layers[0] | layers[1]).kept == layers[0].total
+    size = any_model.architecture.mlp_size
+    some = Subnetwork.mlp(any_model, 1, [0, 5, size - 1])
+    assert some.kept * size == 3 * Subnetwork.mlp(any_model, 1).kept
+    counts = some.units().query("kept > 0")
+    assert set(counts.unit) == {0, 5, size - 1} and set(counts.layer) == {1} and (counts.kept == counts.total).all()
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda model: Subnetwork.layer(model, 2), "There is no layer 2; the model has 2, numbered from 0."),
+        (lambda model: Subnetwork.head(model, 0, -1), "There is no head -1; the model has 2, numbered from 0."),
+        (lambda model: Subnetwork.mlp(model, 0, [24]), "There is no MLP dimension 24; the model has 24, numbered from 0."),
+    ],
+)
+def test_parts_that_do_not_exist_are_refused(model, edit, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        edit(model)

@@ -1,0 +1,194 @@
+"""A base to build on: which heads and MLPs, added to a subnetwork, buy which behaviour (paper, finding 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int
+
+from bigramlib.bootstrap import mean_interval
+from bigramlib.corpus import SEQUENCE_LENGTH, TokenCorpus
+from bigramlib.evaluate import evaluate
+from bigramlib.models import LanguageModel
+from bigramlib.progress import tqdm
+from bigramlib.subnetwork import Subnetwork
+from bigramlib.targets import BigramTable
+
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """Tokens to predict, chosen so that predicting them takes a certain ability.
+
+    Attributes:
+        name: of the behaviour.
+        ids: [sequences, pos] the text.
+        following: [sequences, pos] the token after each.
+        chosen: [sequences, pos] whose prediction counts.
+        documents: [sequences, pos] what is resampled together for intervals.
+    """
+
+    name: str
+    ids: Int[np.ndarray, "sequences pos"]
+    following: Int[np.ndarray, "sequences pos"]
+    chosen: Bool[np.ndarray, "sequences pos"]
+    documents: Int[np.ndarray, "sequences pos"]
+
+    def __post_init__(self) -> None:
+        if not self.chosen.any():
+            raise ValueError(f"No token of the behaviour {self.name!r} is chosen; give more text or a looser choice.")
+
+
+def running_text(corpus: TokenCorpus, max_tokens: int | None = 8192) -> Behaviour:
+    """Every token of held-out text that does not begin a document."""
+    ids, following, valid = corpus.windows(max_tokens=max_tokens)
+    return Behaviour("running text", ids, following, valid, corpus.documents(max_tokens=max_tokens))
+
+
+def repeated_sequences(
+    corpus: TokenCorpus, sequences: int = 64, length: int = SEQUENCE_LENGTH // 2, seed: int = 0
+) -> tuple[Behaviour, Behaviour]:
+    """Random tokens and then the same again: predicting the second copy takes induction (Olsson et al. 2022).
+
+    Tokens are drawn independently from the corpus's unigram distribution, so nothing but the first copy helps.
+
+    Returns:
+        (first, second): the same text; chosen are the tokens of the first copy, and those of the second but its first.
+    """
+    generator = np.random.default_rng(seed)
+    once = np.asarray(corpus.ids)[generator.integers(0, len(corpus), (sequences, length))].astype(np.int64)
+    text = np.concatenate([once, once], axis=1)
+    ids, following = text[:, :-1], text[:, 1:]
+    position, sequence = np.arange(2 * length - 1), np.arange(sequences)[:, None]
+    documents = np.broadcast_to(sequence, ids.shape)
+    copies = {"first copy": position < length - 1, "second copy": position >= length}
+    first, second = (
+        Behaviour(f"{name} of random tokens", ids, following, np.broadcast_to(chosen, ids.shape), documents)
+        for name, chosen in copies.items()
+    )
+    return first, second
+
+
+def inexplicable_tokens(
+    model: LanguageModel, corpus: TokenCorpus, table: BigramTable, *, margin: float = 3.0, max_tokens: int | None = 8192
+) -> Behaviour:
+    """Held-out tokens that the full model predicts at least `margin` bits better than the bigram table does.
+
+    A never-seen bigram counts with the largest finite surprisal on this text.
+    """
+    measured = evaluate(model, corpus, table, max_tokens=max_tokens)
+    finite = np.isfinite(measured.bigram_surprisals)
+    bigram_bits = np.where(finite, measured.bigram_surprisals, measured.bigram_surprisals[finite].max(initial=0.0))
+    text = running_text(corpus, max_tokens)
+    chosen = text.chosen.copy()
+    chosen[text.chosen] = bigram_bits - measured.surprisals >= margin
+    return Behaviour("bigram-inexplicable tokens", text.ids, text.following, chosen, text.documents)
+
+
+def token_losses(model: LanguageModel, subnetwork: Subnetwork, behaviour: Behaviour) -> Float[np.ndarray, " chosen"]:
+    """Cross-entropy of each chosen token, nats, when only the subnetwork is kept."""
+    found = []
+    with torch.inference_mode(), subnetwork.applied(model):
+        for begin in range(0, len(behaviour.ids), BATCH):
+            here = slice(begin, begin + BATCH)
+            chosen = torch.from_numpy(np.ascontiguousarray(behaviour.chosen[here])).to(model.device)
+            hidden = model.hidden(torch.from_numpy(behaviour.ids[here]).to(model.device))
+            following = torch.from_numpy(behaviour.following[here]).to(model.device)[chosen]
+            found.append(torch.nn.functional.cross_entropy(model.unembed(hidden[chosen]), following, reduction="none"))
+    return torch.cat(found).cpu().double().numpy()
+
+
+def part_names(model: LanguageModel) -> list[str]:
+    """Names of all attention heads ("head 0.3": layer 0, head 3) and MLPs ("mlp 0"), for `part`."""
+    shape = model.architecture
+    heads = [f"head {layer}.{head}" for layer in range(shape.layers) for head in range(shape.heads)]
+    return heads + [f"mlp {layer}" for layer in range(shape.layers)]
+
+
+def part(model: LanguageModel, name: str) -> Subnetwork:
+    """The subnetwork of one of `part_names`."""
+    kind, _, place = name.partition(" ")
+    if kind == "mlp":
+        return Subnetwork.mlp(model, int(place))
+    return Subnetwork.head(model, *map(int, place.split(".")))
+
+
+def gains(model: LanguageModel, base: Subnetwork, behaviours: Sequence[Behaviour]) -> pd.DataFrame:
+    """What each head and each MLP, added whole to a base, buys on each behaviour.
+
+    Returns:
+        One row for each behaviour and part: behaviour, part, added (weights), cross_entropy (nats per chosen token), gain
+        (by how much it fell) with its 95 % interval low, high; and a row "full model" with everything added.
+    """
+    before = {behaviour.name: token_losses(model, base, behaviour) for behaviour in behaviours}
+    rows = []
+    for name in tqdm([*part_names(model), "full model"], desc="adding", unit="part"):
+        larger = Subnetwork.full(model) if name == "full model" else base | part(model, name)
+        for behaviour in behaviours:
+            after = token_losses(model, larger, behaviour)
+            gain = before[behaviour.name] - after
+            low, high = mean_interval(gain, behaviour.documents[behaviour.chosen])
+            facts = {"behaviour": behaviour.name, "part": name, "added": larger.kept - base.kept}
+            rows.append(facts | {"cross_entropy": after.mean(), "gain": gain.mean(), "low": low, "high": high})
+    return pd.DataFrame(rows)
+
+
+def build_up(
+    model: LanguageModel,
+    base: Subnetwork,
+    behaviour: Behaviour,
+    *,
+    parts: Sequence[str] | None = None,
+    steps: int | None = None,
+) -> pd.DataFrame:
+    """Greedily add whole heads and MLPs to a base, always the one that lowers the cross-entropy most.
+
+    Every remaining part is tried at every step, so parts that only work together are found as soon as one of them helps.
+
+    Args:
+        model: the model.
+        base: where to begin.
+        behaviour: what to lower; take other text than what the result is judged on.
+        parts: the candidates, of `part_names`; all by default. Deep models need a choice, such as the best of `gains`.
+        steps: how many to add; all by default.
+
+    Returns:
+        One row for each step, the base first: step, part, kept (weights), cross_entropy (nats per chosen token).
+    """
+    current, remaining = base, list(parts or part_names(model))
+    steps = len(remaining) if steps is None else min(steps, len(remaining))
+    rows = [{"step": 0, "part": "base", "kept": base.kept, "cross_entropy": token_losses(model, base, behaviour).mean()}]
+    with tqdm(total=sum(len(remaining) - step for step in range(steps)), desc="building up", unit="trial") as progress:
+        for step in range(1, steps + 1):
+            best = (np.inf, "", current)
+            for name in remaining:
+                larger = current | part(model, name)
+                value = float(token_losses(model, larger, behaviour).mean())
+                best = min(best, (value, name, larger), key=lambda trial: trial[0])
+                progress.update()
+            value, name, current = best
+            remaining.remove(name)
+            rows.append({"step": step, "part": name, "kept": current.kept, "cross_entropy": value})
+    return pd.DataFrame(rows)
+
+
+def follow(model: LanguageModel, base: Subnetwork, path: pd.DataFrame, behaviours: Sequence[Behaviour]) -> pd.DataFrame:
+    """The cross-entropy of other behaviours along a path of `build_up`, with 95 % intervals.
+
+    Returns:
+        One row for each step and behaviour: step, part, kept, behaviour, cross_entropy, low, high (nats per chosen token).
+    """
+    current, rows = base, []
+    for step, name in tqdm(list(zip(path.step, path.part, strict=True)), desc="following", unit="step"):
+        current = current | part(model, name) if step else base
+        for behaviour in behaviours:
+            values = token_losses(model, current, behaviour)
+            low, high = mean_interval(values, behaviour.documents[behaviour.chosen])
+            facts = {"step": step, "part": name, "kept": current.kept, "behaviour": behaviour.name}
+            rows.append(facts | {"cross_entropy": values.mean(), "low": low, "high": high})
+    return pd.DataFrame(rows)

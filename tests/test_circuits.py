@@ -1,0 +1,120 @@
+"""Behaviours choose the tokens that they claim to choose, and parts are added as stated."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import build
+from torch.nn import functional
+
+from bigramlib import Subnetwork, evaluate
+from bigramlib.circuits import (
+    build_up,
+    follow,
+    gains,
+    inexplicable_tokens,
+    part,
+    part_names,
+    repeated_sequences,
+    running_text,
+    token_losses,
+)
+
+
+@pytest.fixture(scope="module")
+def text(corpus):
+    return running_text(corpus, 512)
+
+
+def test_parts_cover_every_weight_once(any_model):
+    total = Subnetwork.full(any_model).kept
+    shared = any_model.architecture.heads // any_model.architecture.key_value_heads
+    union = Subnetwork.empty(any_model)
+    separate = 0
+    for name in part_names(any_model):
+        union = union | part(any_model, name)
+        separate += part(any_model, name).kept
+    assert union.kept == total
+    assert separate == total or shared > 1
+
+
+def test_losses_are_the_cross_entropy_of_the_chosen_tokens(any_model, text):
+    some = Subnetwork.full(any_model).random_like(0) - Subnetwork.layer(any_model, 1)
+    with some.applied(any_model), torch.no_grad():
+        logits = any_model.hf(torch.from_numpy(text.ids)).logits[..., : any_model.vocabulary_size]
+    expected = functional.cross_entropy(logits.transpose(1, 2), torch.from_numpy(text.following), reduction="none")
+    assert np.allclose(token_losses(any_model, some, text), expected.numpy()[text.chosen], atol=1e-3)
+
+
+def test_running_text_is_what_evaluate_sees(model, corpus, table, text):
+    measured = evaluate(model, corpus, table, max_tokens=512)
+    assert token_losses(model, Subnetwork.full(model), text).mean() == pytest.approx(measured.cross_entropy, abs=1e-5)
+
+
+def test_the_second_copy_repeats_the_first(corpus):
+    first, second = repeated_sequences(corpus, sequences=5, length=20, seed=1)
+    following = [behaviour.following[behaviour.chosen].reshape(5, -1) for behaviour in (first, second)]
+    assert following[0].shape == following[1].shape == (5, 19)
+    assert np.array_equal(*following)
+    earlier = [behaviour.ids[behaviour.chosen].reshape(5, -1) for behaviour in (first, second)]
+    assert np.array_equal(*earlier)
+
+
+def test_random_tokens_follow_the_unigram_distribution(corpus):
+    first, _ = repeated_sequences(corpus, sequences=200, length=40)
+    drawn = np.bincount(first.ids.ravel(), minlength=corpus.vocabulary_size) / first.ids.size
+    own = np.bincount(corpus.ids, minlength=corpus.vocabulary_size) / len(corpus)
+    assert np.abs(drawn - own).max() < 0.02
+    assert not drawn[own == 0].any()
+
+
+def test_inexplicable_tokens_are_those_that_the_model_predicts_better_by_the_margin(model, corpus, table):
+    chosen = inexplicable_tokens(model, corpus, table, margin=-2.0, max_tokens=512)
+    measured = evaluate(model, corpus, table, max_tokens=512)
+    finite = measured.bigram_surprisals[np.isfinite(measured.bigram_surprisals)]
+    better = np.minimum(measured.bigram_surprisals, finite.max()) - measured.surprisals
+    assert chosen.chosen.sum() == (better >= -2.0).sum() > 0
+    assert token_losses(model, Subnetwork.full(model), chosen).mean() == pytest.approx(
+        measured.surprisals[better >= -2.0].mean() * np.log(2), abs=1e-4
+    )
+
+
+def test_a_behaviour_without_tokens_is_refused(model, corpus, table):
+    with pytest.raises(ValueError, match="No token of the behaviour 'bigram-inexplicable tokens' is chosen"):
+        inexplicable_tokens(model, corpus, table, margin=1000.0, max_tokens=512)
+
+
+def test_gains_are_falls_of_the_cross_entropy(model, text):
+    base = Subnetwork.mlp(model, 0)
+    table = gains(model, base, [text]).set_index("part")
+    assert list(table.index) == [*part_names(model), "full model"]
+    before = token_losses(model, base, text).mean()
+    after = token_losses(model, base | Subnetwork.head(model, 1, 1), text).mean()
+    assert table.gain["head 1.1"] == pytest.approx(before - after, abs=1e-6)
+    assert table.gain["mlp 0"] == table.added["mlp 0"] == 0
+    assert (table.low <= table.gain).all() and (table.gain <= table.high).all()
+
+
+def test_build_up_takes_the_best_part_at_every_step_and_ends_at_the_full_model(tokenizer, text):
+    model = build("gpt_neox", tokenizer, seed=5)
+    base = Subnetwork.empty(model)
+    path = build_up(model, base, text)
+    assert set(path.part[1:]) == set(part_names(model))
+    assert path.kept.iloc[-1] == Subnetwork.full(model).kept
+    full = token_losses(model, Subnetwork.full(model), text).mean()
+    assert path.cross_entropy.iloc[-1] == pytest.approx(full, abs=1e-6)
+    first = {name: token_losses(model, base | part(model, name), text).mean() for name in part_names(model)}
+    assert path.part[1] == min(first, key=first.get)
+    second = {name: token_losses(model, base | part(model, path.part[1]) | part(model, name), text).mean() for name in first}
+    assert path.cross_entropy[2] == pytest.approx(min(second.values()), abs=1e-6)
+
+
+def test_build_up_can_be_limited(model, text):
+    path = build_up(model, Subnetwork.empty(model), text, parts=["head 0.0", "mlp 1", "head 1.0"], steps=2)
+    assert len(path) == 3 and set(path.part[1:]) < {"head 0.0", "mlp 1", "head 1.0"}
+
+
+def test_following_a_path_measures_the_same_subnetworks(model, text):
+    path = build_up(model, Subnetwork.mlp(model, 0), text, steps=2)
+    followed = follow(model, Subnetwork.mlp(model, 0), path, [text])
+    assert np.allclose(followed.cross_entropy, path.cross_entropy) and list(followed.kept) == list(path.kept)
+    assert (followed.low <= followed.cross_entropy).all() and (followed.cross_entropy <= followed.high).all()
