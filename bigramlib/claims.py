@@ -122,7 +122,7 @@ CLAIMS: dict[str, Claim] = {
     "overlap, yardstick": Claim(
         "Two masks of one target agree more than masks of the two targets: the targets differ beyond training noise",
         "not stated",
-        "Jaccard {bigram:.2f} between bigram seeds, {pruned:.2f} between pruning seeds, {across:.2f} across (chance {chance:.2f})",
+        "Jaccard {bigram:.2f} of bigram seeds, {pruned:.2f} of pruning seeds, {across:.2f} across; chance {chance:.2f}",
         lambda bigram, pruned, across, **_: min(bigram, pruned) > across,
     ),
     "turn": Claim(

@@ -259,23 +259,22 @@ def plot_agreement(axes: Axes, agreement: pd.Series) -> None:
     axes.set(xlim=(0, 1), xlabel="Jaccard similarity of the kept weights", title="How stable is a mask?")
 
 
-def plot_through_pretraining(axes: Sequence[Axes], points: pd.DataFrame, at_size: pd.DataFrame) -> None:
-    """Subnetworks of pretraining checkpoints.
+def plot_through_pretraining(axes: Sequence[Axes], points: pd.DataFrame) -> None:
+    """Subnetworks of pretraining checkpoints: r, share in the first MLP, and overlap with the final subnetwork.
 
     Args:
-        axes: three: for r, for the share in the first MLP, and for the overlap with the final subnetwork.
-        points: one row for each checkpoint and lambda: step, sparsity_penalty, r, r_low, r_high, first_mlp_share, times_chance.
-        at_size: r at one size: columns step, r, full (the full model's), kept.
+        axes: three.
+        points: what `through_pretraining` gives.
     """
     final = points.step.max()
-    for (penalty, line), colour in zip(points.groupby("sparsity_penalty"), ("#8a8a8a", COLOURS["trained"]), strict=False):
+    for (penalty, line), colour in zip(points.groupby("sparsity_penalty"), ("#6fa8dc", COLOURS["trained"]), strict=False):
         bars = np.maximum(0, (line.r - line.r_low, line.r_high - line.r))
-        axes[0].errorbar(line.step, line.r, bars, fmt="o:", color=colour, markersize=4, label=f"lambda {penalty:g}")
-        axes[1].plot(line.step, line.first_mlp_share, "o-", color=colour, label=f"lambda {penalty:g}")
+        name = f"subnetwork, lambda {penalty:g}"
+        axes[0].errorbar(line.step, line.r, bars, fmt="o-", color=colour, label=name)
+        axes[1].plot(line.step, line.first_mlp_share, "o-", color=colour, label=name)
         earlier = line[line.step < final]
-        axes[2].plot(earlier.step, earlier.times_chance, "o-", color=colour, label=f"lambda {penalty:g}")
-    axes[0].plot(at_size.step, at_size.r, "-", color="black", label=f"{at_size.kept.iloc[0]:,.0f} weights (interpolated)")
-    axes[0].plot(at_size.step, at_size.full, "--", color="#d98a2b", label="full model")
+        axes[2].plot(earlier.step, earlier.times_chance, "o-", color=colour, label=name)
+    axes[0].plot(line.step, line.full_r, "s--", color="#d98a2b", label="full model")
     axes[0].axhline(PAPER_R, color="black", linewidth=0.8, linestyle=":")
     axes[2].axhline(1, color="black", linewidth=0.8, linestyle=":")
     axes[0].set(ylabel="bigram correlation r", ylim=(0, 1), title="How bigram-like")
@@ -284,12 +283,11 @@ def plot_through_pretraining(axes: Sequence[Axes], points: pd.DataFrame, at_size
     for place in axes:
         place.set_xscale("symlog", linthresh=16)
         place.set_xlabel("pretraining step")
-    axes[0].legend(frameon=False, fontsize="small")
-    axes[1].legend(frameon=False, fontsize="small")
+    axes[0].legend(frameon=False, fontsize="small", loc="lower right")
 
 
 def plot_gains(axes: Axes, gains: pd.DataFrame) -> None:
-    """What each head and MLP buys (`gains` of one behaviour), by layer, as a heat map; a dot where the interval excludes zero."""
+    """What each head and MLP buys (`gains` of one behaviour), by layer; a dot where the interval excludes zero."""
     places = gains.part.str.extract(r"^(head|mlp) (\d+)(?:\.(\d+))?$").dropna(subset=[0])
     parts = gains.loc[places.index].assign(layer=places[1].astype(int), unit=places[2].fillna("mlp"))
     order = [*sorted(set(parts.unit) - {"mlp"}, key=int), "mlp"]
