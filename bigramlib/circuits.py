@@ -31,6 +31,7 @@ class Behaviour:
         following: [sequences, pos] the token after each.
         chosen: [sequences, pos] whose prediction counts.
         documents: [sequences, pos] what is resampled together for intervals.
+        compared: [sequences, pos] as many tokens, in the same order, whose losses are subtracted; none by default.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Behaviour:
     following: Int[np.ndarray, "sequences pos"]
     chosen: Bool[np.ndarray, "sequences pos"]
     documents: Int[np.ndarray, "sequences pos"]
+    compared: Bool[np.ndarray, "sequences pos"] | None = None
 
     def __post_init__(self) -> None:
         if not self.chosen.any():
@@ -52,26 +54,19 @@ def running_text(corpus: TokenCorpus, max_tokens: int | None = 8192) -> Behaviou
 
 def repeated_sequences(
     corpus: TokenCorpus, sequences: int = 64, length: int = SEQUENCE_LENGTH // 2, seed: int = 0
-) -> tuple[Behaviour, Behaviour]:
-    """Random tokens and then the same again: predicting the second copy takes induction (Olsson et al. 2022).
+) -> Behaviour:
+    """Random tokens and then the same again: only induction makes the second copy easier than the first (Olsson et al. 2022).
 
-    Tokens are drawn independently from the corpus's unigram distribution, so nothing but the first copy helps.
-
-    Returns:
-        (first, second): the same text; chosen are the tokens of the first copy, and those of the second but its first.
+    Tokens are drawn independently from the corpus's unigram distribution. The losses are those of the second copy, without its
+    first token, less those of the same tokens in the first copy: about zero without induction, negative with it.
     """
     generator = np.random.default_rng(seed)
     once = np.asarray(corpus.ids)[generator.integers(0, len(corpus), (sequences, length))].astype(np.int64)
     text = np.concatenate([once, once], axis=1)
     ids, following = text[:, :-1], text[:, 1:]
     position, sequence = np.arange(2 * length - 1), np.arange(sequences)[:, None]
-    documents = np.broadcast_to(sequence, ids.shape)
-    copies = {"first copy": position < length - 1, "second copy": position >= length}
-    first, second = (
-        Behaviour(f"{name} of random tokens", ids, following, np.broadcast_to(chosen, ids.shape), documents)
-        for name, chosen in copies.items()
-    )
-    return first, second
+    first, second = (np.broadcast_to(here, ids.shape) for here in (position < length - 1, position >= length))
+    return Behaviour("induction", ids, following, second, np.broadcast_to(sequence, ids.shape), compared=first)
 
 
 def inexplicable_tokens(
@@ -91,16 +86,21 @@ def inexplicable_tokens(
 
 
 def token_losses(model: LanguageModel, subnetwork: Subnetwork, behaviour: Behaviour) -> Float[np.ndarray, " chosen"]:
-    """Cross-entropy of each chosen token, nats, when only the subnetwork is kept."""
+    """Cross-entropy of each chosen token, nats, less that of the compared one if any, when only the subnetwork is kept."""
+    counted = behaviour.chosen if behaviour.compared is None else behaviour.chosen | behaviour.compared
     found = []
     with torch.inference_mode(), subnetwork.applied(model):
         for begin in range(0, len(behaviour.ids), BATCH):
             here = slice(begin, begin + BATCH)
-            chosen = torch.from_numpy(np.ascontiguousarray(behaviour.chosen[here])).to(model.device)
-            hidden = model.hidden(torch.from_numpy(behaviour.ids[here]).to(model.device))
-            following = torch.from_numpy(behaviour.following[here]).to(model.device)[chosen]
-            found.append(torch.nn.functional.cross_entropy(model.unembed(hidden[chosen]), following, reduction="none"))
-    return torch.cat(found).cpu().double().numpy()
+            ids, following, place = (
+                torch.from_numpy(np.ascontiguousarray(part[here])).to(model.device)
+                for part in (behaviour.ids, behaviour.following, counted)
+            )
+            logits = model.unembed(model.hidden(ids)[place])
+            found.append(torch.nn.functional.cross_entropy(logits, following[place], reduction="none"))
+    losses = np.zeros(counted.shape)
+    losses[counted] = torch.cat(found).cpu().numpy()
+    return losses[behaviour.chosen] - (0.0 if behaviour.compared is None else losses[behaviour.compared])
 
 
 def part_names(model: LanguageModel) -> list[str]:
@@ -192,3 +192,9 @@ def follow(model: LanguageModel, base: Subnetwork, path: pd.DataFrame, behaviour
             facts = {"step": step, "part": name, "kept": current.kept, "behaviour": behaviour.name}
             rows.append(facts | {"cross_entropy": values.mean(), "low": low, "high": high})
     return pd.DataFrame(rows)
+
+
+def passes(path: pd.DataFrame, level: float) -> pd.Series:
+    """The row of a path from which on its cross-entropy stays at or below a level; all NaN if it ends above."""
+    staying = path[::-1].cross_entropy.le(level).cummin()[::-1]
+    return path[staying].iloc[0] if staying.any() else pd.Series(np.nan, index=path.columns)

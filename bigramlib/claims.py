@@ -182,11 +182,17 @@ CLAIMS: dict[str, Claim] = {
         lambda low, **_: low > 0,
     ),
     "head start": Claim(
-        "Building up from the bigram subnetwork is ahead of building up from nothing, at every number of added parts",
+        "Whole heads and MLPs, added greedily, need far more weights to predict text as well as the bigram subnetwork does",
         "a base to build on",
-        "{bigram:.2f} against {empty:.2f} nats after {few:d} parts, {bigram_end:.2f} against {empty_end:.2f} after {many:d}; "
+        "{times:.0f} times as many weights ({parts:g} parts) for the bigram subnetwork's {bigram:.2f} nats",
+        lambda times, **_: times > 5,
+    ),
+    "adds up": Claim(
+        "Whole heads and MLPs, added greedily to the bigram subnetwork, bring it towards the full model from the first on",
+        "a base to build on",
+        "{bigram:.2f} nats before, {worst:.2f} at worst, after {parts:g} parts; better than before from {after:g} parts on; "
         "full model {full:.2f}",
-        lambda ahead, **_: ahead,
+        lambda after, **_: after == 1,
     ),
     "ten million": Claim(
         "About ten million weights suffice for r > 0.95 in models up to a billion weights, whatever their size",

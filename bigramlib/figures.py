@@ -282,7 +282,7 @@ def plot_through_pretraining(axes: Sequence[Axes], points: pd.DataFrame) -> None
     axes[2].set(ylabel="overlap, times chance", ylim=(0, None), title="Shared with the final subnetwork")
     for place in axes:
         place.set_xscale("symlog", linthresh=16)
-        place.set_xlabel("pretraining step")
+        place.set(xlabel="pretraining step", xlim=(-3, 1.4 * max(1, final)))
     axes[0].legend(frameon=False, fontsize="small", loc="lower right")
 
 
@@ -295,7 +295,7 @@ def plot_gains(axes: Axes, gains: pd.DataFrame) -> None:
         parts.assign(sure=np.sign(parts.low) == np.sign(parts.high)).pivot(index="layer", columns="unit", values=value)[order]
         for value in ("gain", "sure")
     )
-    largest = float(grid.abs().max(axis=None)) or 1.0
+    largest = float(np.quantile(grid.abs(), 0.95)) or 1.0
     sns.heatmap(grid, ax=axes, cmap="RdBu", vmin=-largest, vmax=largest, cbar_kws={"label": "gain (nats per token)"})
     for row, column in zip(*np.nonzero(sure.to_numpy()), strict=True):
         axes.plot(column + 0.5, row + 0.5, ".", color="black", markersize=4)
@@ -303,14 +303,26 @@ def plot_gains(axes: Axes, gains: pd.DataFrame) -> None:
     axes.tick_params(left=False, bottom=False)
 
 
-def plot_build_up(axes: Axes, paths: pd.DataFrame, full: float) -> None:
-    """Cross-entropy over greedily added parts (columns base, step, cross_entropy, low, high), with the full model's."""
+def plot_build_up(axes: Sequence[Axes], paths: pd.DataFrame, full: float) -> None:
+    """Cross-entropy over greedily added heads and MLPs, with the full model's.
+
+    Args:
+        axes: two: over the number of added parts, and over kept weights.
+        paths: columns base, step, kept, cross_entropy, low, high.
+        full: cross-entropy of the full model, nats.
+    """
+    highest = 0.0
     for (base, path), colour in zip(paths.groupby("base", sort=False), (COLOURS["trained"], "#b03a3a"), strict=False):
-        axes.plot(path.step, path.cross_entropy, "o-", color=colour, label=f"from the {base} subnetwork")
-        axes.fill_between(path.step, path.low, path.high, color=colour, alpha=0.2, linewidth=0)
-    axes.axhline(full, color="black", linewidth=0.8, linestyle="--", label="full model")
-    axes.set(xlabel="heads and MLPs added", ylabel="cross-entropy (nats per token)")
-    axes.legend(frameon=False, fontsize="small")
+        label = f"from the {base} subnetwork ({path.cross_entropy.iloc[0]:.2f} before)"
+        for place, x in zip(axes, (path.step, path.kept), strict=True):
+            place.plot(x, path.cross_entropy, "o-", color=colour, markersize=4, label=label)
+            place.fill_between(x, path.low, path.high, color=colour, alpha=0.2, linewidth=0)
+        highest = max(highest, path.cross_entropy.iloc[1:].max())
+    for place, label in zip(axes, ("heads and MLPs added", "kept weights"), strict=True):
+        place.axhline(full, color="black", linewidth=0.8, linestyle="--", label="full model")
+        place.set(xlabel=label, ylabel="cross-entropy (nats per token)", ylim=(full - 0.2, highest + 0.3))
+    axes[1].set_xscale("log")
+    axes[0].legend(frameon=False, fontsize="small")
 
 
 def plot_edits(axes: Axes, edits: pd.DataFrame) -> None:

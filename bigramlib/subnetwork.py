@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -280,6 +280,16 @@ def _facts_hash(header: dict) -> str:
 def _check_index(kind: str, index: int, count: int) -> None:
     if not 0 <= index < count:
         raise ValueError(f"There is no {kind} {index}; the model has {count}, numbered from 0.")
+
+
+def layer_shares(subnetworks: Iterable[Subnetwork]) -> pd.DataFrame:
+    """Share of each subnetwork's kept weights by layer and kind: columns kept, layer, kind ("mlp" or "attention"), share."""
+    tables = []
+    for found in subnetworks:
+        table = found.table()
+        table["kind"] = np.where(table.component.str.startswith("mlp"), "mlp", "attention")
+        tables.append(table.groupby(["layer", "kind"], as_index=False).share.sum().assign(kept=found.kept))
+    return pd.concat(tables, ignore_index=True)
 
 
 def gini(counts: Sequence[int] | pd.Series) -> float:

@@ -1,6 +1,9 @@
 """Behaviours choose the tokens that they claim to choose, and parts are added as stated."""
 
+from dataclasses import replace
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import build
@@ -14,6 +17,7 @@ from bigramlib.circuits import (
     inexplicable_tokens,
     part,
     part_names,
+    passes,
     repeated_sequences,
     running_text,
     token_losses,
@@ -51,17 +55,26 @@ def test_running_text_is_what_evaluate_sees(model, corpus, table, text):
 
 
 def test_the_second_copy_repeats_the_first(corpus):
-    first, second = repeated_sequences(corpus, sequences=5, length=20, seed=1)
-    following = [behaviour.following[behaviour.chosen].reshape(5, -1) for behaviour in (first, second)]
-    assert following[0].shape == following[1].shape == (5, 19)
-    assert np.array_equal(*following)
-    earlier = [behaviour.ids[behaviour.chosen].reshape(5, -1) for behaviour in (first, second)]
-    assert np.array_equal(*earlier)
+    behaviour = repeated_sequences(corpus, sequences=5, length=20, seed=1)
+    for tokens in (behaviour.ids, behaviour.following):
+        copies = [tokens[chosen].reshape(5, -1) for chosen in (behaviour.compared, behaviour.chosen)]
+        assert copies[0].shape == (5, 19)
+        assert np.array_equal(*copies)
+
+
+def test_induction_is_the_difference_of_the_copies(any_model, corpus):
+    behaviour = repeated_sequences(corpus, sequences=3, length=10)
+    second, first = (
+        token_losses(any_model, Subnetwork.full(any_model), replace(behaviour, chosen=chosen, compared=None))
+        for chosen in (behaviour.chosen, behaviour.compared)
+    )
+    assert np.allclose(token_losses(any_model, Subnetwork.full(any_model), behaviour), second - first, atol=1e-4)
+    assert np.abs(second - first).max() > 0.01
 
 
 def test_random_tokens_follow_the_unigram_distribution(corpus):
-    first, _ = repeated_sequences(corpus, sequences=200, length=40)
-    drawn = np.bincount(first.ids.ravel(), minlength=corpus.vocabulary_size) / first.ids.size
+    ids = repeated_sequences(corpus, sequences=200, length=40).ids
+    drawn = np.bincount(ids.ravel(), minlength=corpus.vocabulary_size) / ids.size
     own = np.bincount(corpus.ids, minlength=corpus.vocabulary_size) / len(corpus)
     assert np.abs(drawn - own).max() < 0.02
     assert not drawn[own == 0].any()
@@ -118,3 +131,9 @@ def test_following_a_path_measures_the_same_subnetworks(model, text):
     followed = follow(model, Subnetwork.mlp(model, 0), path, [text])
     assert np.allclose(followed.cross_entropy, path.cross_entropy) and list(followed.kept) == list(path.kept)
     assert (followed.low <= followed.cross_entropy).all() and (followed.cross_entropy <= followed.high).all()
+
+
+def test_a_path_passes_a_level_where_it_stays_below():
+    path = pd.DataFrame({"step": range(5), "cross_entropy": [9.0, 4.0, 6.0, 5.0, 3.0]})
+    assert [passes(path, level).step for level in (9.0, 5.5, 5.0, 3.5)] == [0, 3, 3, 4]
+    assert np.isnan(passes(path, 2.9).step)

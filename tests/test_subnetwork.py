@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from bigramlib import LanguageModel, Subnetwork
-from bigramlib.subnetwork import gini
+from bigramlib.subnetwork import gini, layer_shares
 
 
 @pytest.fixture
@@ -274,3 +274,12 @@ def test_layers_partition_the_model_and_an_mlp_is_its_dimensions(any_model):
 def test_parts_that_do_not_exist_are_refused(model, edit, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         edit(model)
+
+
+def test_layer_shares_add_up_to_the_table(half):
+    shares = layer_shares([half, half.random_like(0) & half])
+    first = shares[shares.kept == half.kept]
+    assert first.share.sum() == pytest.approx(1.0)
+    mlp = half.table().query("layer == 1 and component.str.startswith('mlp')").share.sum()
+    assert first.query("layer == 1 and kind == 'mlp'").share.item() == pytest.approx(mlp)
+    assert len(shares) == 2 * 2 * 2
