@@ -238,7 +238,7 @@ def plot_overlap(axes: Axes, pairs: pd.DataFrame) -> None:
     for null, marker, colour in (("flat", "_", "#b03a3a"), ("rows", "_", "#d98a2b")):
         name = {"flat": "chance: same number in each matrix", "rows": "chance: rows shuffled"}[null]
         axes.plot(pairs.pair, pairs[f"{null}_expected"] / smaller, marker, color=colour, markersize=28, mew=2.5, label=name)
-    axes.set(ylim=(0, 1), ylabel="share of the smaller subnetwork's weights")
+    axes.set(xlim=(-0.8, len(pairs) - 0.2), ylim=(0, 1), ylabel="share of the smaller subnetwork's weights")
     axes.legend(frameon=False, fontsize="small")
 
 

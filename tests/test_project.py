@@ -1,5 +1,6 @@
 """The project's files agree with each other."""
 
+import csv
 import re
 import tomllib
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
+
+from bigramlib.claims import CLAIMS
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -66,6 +69,15 @@ def test_every_figure_comes_with_its_data():
     for figure in (ROOT / "figures").rglob("*.png"):
         assert figure.with_suffix(".csv").exists(), f"{figure.name} has no csv"
         assert figure.with_suffix(".pdf").exists(), f"{figure.name} has no pdf"
+
+
+def test_the_readme_states_the_claims_as_measured():
+    readme = (ROOT / "README.md").read_text()
+    with (ROOT / "figures" / "mini" / "claims.csv").open(newline="") as file:
+        rows = list(csv.reader(file))[1:]
+    assert len(rows) == len(CLAIMS)
+    for row in rows:
+        assert f"| {' | '.join(row)} |" in readme
 
 
 def test_assets_stay_small():
