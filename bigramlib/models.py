@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,11 +14,17 @@ from torch import Tensor
 from torch.func import functional_call
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from bigramlib import llama2c
 from bigramlib.architectures import Architecture
 from bigramlib.checkpoints import load_checkpoint
+from bigramlib.corpus import EVALUATION_SHARE, SELF, TokenCorpus, load_corpus, stored_corpus
+from bigramlib.packaged import PACKAGED, packaged_model
+from bigramlib.progress import tqdm
 from bigramlib.store import ASSETS, tensors_hash
 
 EMBEDDED = ("mini",)
+SELF_TOKENS = 400_000
+MAX_DOCUMENT = 512
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,7 @@ class LanguageModel:
             )
         ids = torch.arange(min(4, self.vocabulary_size), device=self.device)[None]
         with torch.no_grad():
-            own = self.hf(ids).logits[..., : self.vocabulary_size]
+            own = self.hf(self.prefixed(ids)).logits[:, len(self.prefix) :, : self.vocabulary_size]
             if not torch.allclose(self.unembed(self.hidden(ids)), own, rtol=1e-3, atol=1e-3):
                 raise ValueError(f"The logits of {self.name!r} are not its unembedding of the last hidden state.")
 
@@ -93,15 +99,26 @@ class LanguageModel:
         """The bound of a tanh cap on the logits (Gemma 2); None where logits are linear in the last hidden state."""
         return getattr(self.hf.config, "final_logit_softcapping", None)
 
+    @cached_property
+    def prefix(self) -> list[int]:
+        """What the tokenizer puts before every text: a beginning-of-sequence token for models that want one, else nothing.
+
+        Every pass over the model puts it before each sequence, and nothing is ever predicted or measured on it.
+        """
+        ids = self.tokenizer("a")["input_ids"]
+        return ids[:1] if ids[0] == self.tokenizer.bos_token_id else []
+
+    def prefixed(self, ids: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch more"]:
+        """Ids with the prefix before each sequence."""
+        return torch.cat([ids.new_tensor(self.prefix).expand(len(ids), -1), ids], dim=1)
+
     def hidden(
         self, ids: Int[Tensor, "batch pos"], weights: Mapping[str, Tensor] | None = None
     ) -> Float[Tensor, "batch pos d_model"]:
         """The last hidden state, after the final norm, optionally with some weights replaced (by full parameter name)."""
-        if weights is None:
-            return self.hf.base_model(ids).last_hidden_state
-        prefix = self.hf.base_model_prefix + "."
-        inner = {name.removeprefix(prefix): value for name, value in weights.items()}
-        return functional_call(self.hf.base_model, inner, (ids,)).last_hidden_state
+        base = self.hf.base_model_prefix + "."
+        inner = {name.removeprefix(base): value for name, value in (weights or {}).items()}
+        return functional_call(self.hf.base_model, inner, (self.prefixed(ids),)).last_hidden_state[:, len(self.prefix) :]
 
     def unembed(self, hidden: Float[Tensor, "*shape d_model"]) -> Float[Tensor, "*shape vocab"]:
         """Next-token logits of a last hidden state."""
@@ -111,10 +128,62 @@ class LanguageModel:
     def sample(self, prompt: str, tokens: int = 60, seed: int = 0) -> str:
         """Continue a text by sampling at temperature 1 from the model as it is now (within `subnetwork.applied`, from that)."""
         ids = torch.tensor([self.tokenizer(prompt, add_special_tokens=False)["input_ids"]], device=self.device)
-        padding = list(range(self.vocabulary_size, self.hf.get_output_embeddings().weight.shape[0]))
         with torch.random.fork_rng(devices=[] if self.device.type == "cpu" else None):
             torch.manual_seed(seed)
-            drawn = self.hf.generate(
+            drawn = self._continued(self.prefixed(ids), tokens)
+        return self.tokenizer.decode(drawn[0, len(self.prefix) :])
+
+    def sample_documents(self, tokens: int, seed: int = 0, batch_size: int = 64) -> Iterator[list[int]]:
+        """Sample documents from the model at temperature 1, each up to its end-of-text token, until `tokens` are drawn.
+
+        Raises:
+            ValueError: the tokenizer has neither a beginning nor an end of text to start from.
+        """
+        candidates = [*self.prefix, self.tokenizer.bos_token_id, self.tokenizer.eos_token_id]
+        start = next((token for token in candidates if token is not None), None)
+        if start is None:
+            raise ValueError(f"The tokenizer of {self.name!r} has no token to start a document from; give a text as corpus.")
+        begin = torch.full((batch_size, 1), start, device=self.device)
+        length = min(MAX_DOCUMENT, self.hf.config.max_position_embeddings) - 1
+        end, drawn = self.tokenizer.eos_token_id, 0
+        with torch.random.fork_rng(devices=[] if self.device.type == "cpu" else None):
+            torch.manual_seed(seed)
+            with tqdm(total=tokens, desc=f"sampling from {self.name}", unit="token") as progress:
+                while drawn < tokens:
+                    for ids in self._continued(begin, length)[:, 1:].tolist():
+                        document = ids[: ids.index(end)] if end in ids else ids
+                        drawn += len(document)
+                        progress.update(len(document))
+                        yield document
+
+    def load_corpus(
+        self, source: str | Path, *, evaluation_share: float = EVALUATION_SHARE, seed: int = 0
+    ) -> tuple[TokenCorpus, TokenCorpus]:
+        """Text for this model as (train, evaluation): any source of `corpus.load_corpus`, or its own samples.
+
+        Args:
+            source: "self" samples 400,000 tokens from the model (temperature 1), so that the bigram table is that of the
+                model's own distribution: the right text where the training text is not known. Anything else is a text.
+            evaluation_share: the share of tokens to hold out, in whole documents.
+            seed: of the split, and of the samples.
+        """
+        if str(source) != SELF:
+            options = {"vocabulary_size": self.vocabulary_size, "evaluation_share": evaluation_share, "seed": seed}
+            return load_corpus(source, self.tokenizer, **options)
+        return stored_corpus(
+            ("samples", self.weights_hash, SELF_TOKENS, seed),
+            lambda: self.sample_documents(SELF_TOKENS, seed),
+            f"samples of {self.name}",
+            self.vocabulary_size,
+            evaluation_share,
+            seed,
+        )
+
+    def _continued(self, ids: Int[Tensor, "batch pos"], tokens: int) -> Int[Tensor, "batch more"]:
+        """Sample continuations, with torch's generator as it is."""
+        padding = list(range(self.vocabulary_size, self.hf.get_output_embeddings().weight.shape[0]))
+        with torch.inference_mode():
+            return self.hf.generate(
                 ids,
                 attention_mask=torch.ones_like(ids),
                 do_sample=True,
@@ -123,9 +192,10 @@ class LanguageModel:
                 top_p=1.0,
                 max_new_tokens=tokens,
                 suppress_tokens=padding or None,
-                pad_token_id=0,
+                eos_token_id=self.tokenizer.eos_token_id,
+                pad_token_id=self.tokenizer.eos_token_id or 0,
+                use_cache=True,
             )
-        return self.tokenizer.decode(drawn[0])
 
     def bridge(self) -> object:
         """A TransformerLens bridge around a copy of the model as it is now.
@@ -150,8 +220,9 @@ def load_model(name: str | Path, device: str = "cpu") -> LanguageModel:
     """Load a frozen fp32 language model.
 
     Args:
-        name: "mini" (the embedded model) or one of its checkpoints ("mini@step256"); a local folder in Hugging Face format;
-            a .gguf file; or a hub id, optionally with a revision ("EleutherAI/pythia-160m@step3000").
+        name: "mini" (the embedded model) or one of its checkpoints ("mini@step256"); a pretrained model that pip or npm can
+            bring ("stories15m", "smollm2-135m-instruct", "gemma-3-270m"); a local folder in Hugging Face format; a .gguf
+            file; or a hub id, optionally with a revision ("EleutherAI/pythia-160m@step3000").
         device: where to put it.
 
     Raises:
@@ -162,6 +233,8 @@ def load_model(name: str | Path, device: str = "cpu") -> LanguageModel:
     path = Path(name).expanduser()
     if stem in EMBEDDED:
         model = _load_embedded(stem, revision)
+    elif name in PACKAGED:
+        model = _load_pretrained(str(packaged_model(name, _convert)), None, name)
     elif path.suffix == ".gguf" and path.is_file():
         model = _load_gguf(path)
     elif path.is_dir():
@@ -209,6 +282,16 @@ def _embedded_steps(stem: str) -> list[int]:
     return sorted(int(file.stem.removeprefix("step")) for file in (ASSETS / stem).glob("step*.safetensors"))
 
 
+def _convert(file: Path, folder: Path) -> None:
+    """Write the model file of a package as a Hugging Face folder."""
+    if file.suffix == ".gguf":
+        model = _load_gguf(file)
+        model.hf.save_pretrained(folder)
+        model.tokenizer.save_pretrained(folder)
+    else:
+        llama2c.convert(file, folder)
+
+
 def _load_gguf(path: Path) -> LanguageModel:
     from transformers import GgufConfig
 
@@ -232,7 +315,8 @@ def _load_pretrained(source: str, revision: str | None, name: str) -> LanguageMo
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
     except OSError as error:
         raise ValueError(
-            f"There is no model {name!r}: it is not embedded ({', '.join(EMBEDDED)}), not a local model folder or .gguf file, "
+            f"There is no model {name!r}: it is not embedded ({', '.join(EMBEDDED)}), not packaged "
+            f"({', '.join(PACKAGED)}), not a local model folder or .gguf file, "
             f"and the Hugging Face hub did not give it ({str(error).splitlines()[0]})"
         ) from None
     return LanguageModel(name, hf, tokenizer)

@@ -117,10 +117,9 @@ def residual_stream(
     for begin in tqdm(range(0, len(ids), batch_size), desc="residual stream", unit="batch", leave=False):
         batch = slice(begin, begin + batch_size)
         with torch.inference_mode():
-            _, cache = bridge.run_with_cache(
-                torch.from_numpy(ids[batch]).to(model.device), names_filter=names, return_type=None
-            )
-            stream = torch.stack([cache[name] for name in names])
+            prefixed = model.prefixed(torch.from_numpy(ids[batch]).to(model.device))
+            _, cache = bridge.run_with_cache(prefixed, names_filter=names, return_type=None)
+            stream = torch.stack([cache[name] for name in names])[:, :, len(model.prefix) :]
         yield batch, stream
 
 

@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 from torch import Tensor
 
 from bigramlib.architectures import Architecture
+from bigramlib.hub import HubMixin
 from bigramlib.models import LanguageModel
 from bigramlib.store import content_hash, written_whole
 
@@ -24,7 +25,7 @@ FORMAT = "bigramlib subnetwork 1"
 
 
 @dataclass(frozen=True)
-class Subnetwork:
+class Subnetwork(HubMixin):
     """Which maskable weights are kept.
 
     Attributes:

@@ -26,6 +26,10 @@ from transformers import (
     GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
+    MistralConfig,
+    Olmo2Config,
+    OlmoConfig,
+    Qwen2Config,
     Qwen3Config,
 )
 
@@ -43,7 +47,11 @@ CONFIGS = {
     "gpt_neox": GPTNeoXConfig(**SHAPE, intermediate_size=24, max_position_embeddings=64),
     "gpt2": GPT2Config(vocab_size=PADDED, n_embd=16, n_layer=2, n_head=2, n_positions=128),
     "llama": LlamaConfig(**GROUPED, max_position_embeddings=64),
+    "mistral": MistralConfig(**GROUPED, max_position_embeddings=64),
+    "qwen2": Qwen2Config(**GROUPED, max_position_embeddings=64),
     "qwen3": Qwen3Config(**GROUPED, max_position_embeddings=64),
+    "olmo": OlmoConfig(**GROUPED, max_position_embeddings=64),
+    "olmo2": Olmo2Config(**GROUPED, max_position_embeddings=64),
     "gemma2": Gemma2Config(**GROUPED, max_position_embeddings=64, final_logit_softcapping=5.0, query_pre_attn_scalar=4),
     "gemma3_text": Gemma3TextConfig(**GROUPED, max_position_embeddings=64, query_pre_attn_scalar=4),
 }

