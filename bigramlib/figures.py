@@ -333,3 +333,21 @@ def plot_edits(axes: Axes, edits: pd.DataFrame) -> None:
         axes.text(max(r, high) + 0.02, position, f"{r:.2f}   {kept:,} weights", va="center", fontsize="small")
     axes.set(xlim=(0, 1.35), xlabel="bigram correlation r")
     axes.set_xticks(np.linspace(0, 1, 6))
+
+
+def plot_models(axes: Sequence[Axes], points: pd.DataFrame) -> None:
+    """Bigram correlation of several models' subnetworks: over kept weights, and over their share of the maskable ones.
+
+    Args:
+        axes: two.
+        points: `frontier` of several models with a column model.
+    """
+    found = points[points.case == "subnetwork"].sort_values("kept")
+    for model, line in found.groupby("model", sort=False):
+        bars = np.maximum(0, (line.r - line.r_low, line.r_high - line.r))
+        for place, size in zip(axes, (line.kept, line.kept / line.total), strict=True):
+            place.errorbar(size, line.r, bars, fmt="o-", label=model)
+    for place, label in zip(axes, ("kept weights", "share of the maskable weights"), strict=True):
+        place.axhline(PAPER_R, color="black", linewidth=0.8, linestyle=":")
+        place.set(xscale="log", xlabel=label, ylabel="bigram correlation r, held-out text")
+    axes[0].legend(frameon=False, fontsize="small")

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 
 import torch
@@ -23,7 +24,9 @@ from bigramlib.progress import tqdm
 from bigramlib.store import ASSETS, tensors_hash
 
 EMBEDDED = ("mini",)
-SELF_TOKENS = 400_000
+RANDOM = " (random"
+"""In the name of a randomly initialised control."""
+SELF_TOKENS = 200_000
 MAX_DOCUMENT = 512
 
 
@@ -108,6 +111,11 @@ class LanguageModel:
         ids = self.tokenizer("a")["input_ids"]
         return ids[:1] if ids[0] == self.tokenizer.bos_token_id else []
 
+    @property
+    def _ends(self) -> list[int]:
+        """The tokens that end a document: the end of text, and the beginning of another (some models know only that one)."""
+        return sorted({self.tokenizer.bos_token_id, self.tokenizer.eos_token_id} - {None})
+
     def prefixed(self, ids: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch more"]:
         """Ids with the prefix before each sequence."""
         return torch.cat([ids.new_tensor(self.prefix).expand(len(ids), -1), ids], dim=1)
@@ -128,33 +136,29 @@ class LanguageModel:
     def sample(self, prompt: str, tokens: int = 60, seed: int = 0) -> str:
         """Continue a text by sampling at temperature 1 from the model as it is now (within `subnetwork.applied`, from that)."""
         ids = torch.tensor([self.tokenizer(prompt, add_special_tokens=False)["input_ids"]], device=self.device)
-        with torch.random.fork_rng(devices=[] if self.device.type == "cpu" else None):
-            torch.manual_seed(seed)
-            drawn = self._continued(self.prefixed(ids), tokens)
-        return self.tokenizer.decode(drawn[0, len(self.prefix) :])
+        drawn = self._drawn(self.prefixed(ids), tokens, torch.Generator(self.device).manual_seed(seed))
+        return self.tokenizer.decode([*ids[0].tolist(), *drawn[0].tolist()])
 
-    def sample_documents(self, tokens: int, seed: int = 0, batch_size: int = 64) -> Iterator[list[int]]:
-        """Sample documents from the model at temperature 1, each up to its end-of-text token, until `tokens` are drawn.
+    def sample_documents(self, tokens: int, seed: int = 0, batch_size: int = 256) -> Iterator[list[int]]:
+        """Sample documents from the model at temperature 1, until `tokens` are drawn.
 
         Raises:
             ValueError: the tokenizer has neither a beginning nor an end of text to start from.
         """
-        candidates = [*self.prefix, self.tokenizer.bos_token_id, self.tokenizer.eos_token_id]
-        start = next((token for token in candidates if token is not None), None)
-        if start is None:
+        start = [*self.prefix, *self._ends]
+        if not start:
             raise ValueError(f"The tokenizer of {self.name!r} has no token to start a document from; give a text as corpus.")
-        begin = torch.full((batch_size, 1), start, device=self.device)
+        begin = torch.full((batch_size, 1), start[0], device=self.device)
         length = min(MAX_DOCUMENT, self.hf.config.max_position_embeddings) - 1
-        end, drawn = self.tokenizer.eos_token_id, 0
-        with torch.random.fork_rng(devices=[] if self.device.type == "cpu" else None):
-            torch.manual_seed(seed)
-            with tqdm(total=tokens, desc=f"sampling from {self.name}", unit="token") as progress:
-                while drawn < tokens:
-                    for ids in self._continued(begin, length)[:, 1:].tolist():
-                        document = ids[: ids.index(end)] if end in ids else ids
-                        drawn += len(document)
-                        progress.update(len(document))
-                        yield document
+        generator = torch.Generator(self.device).manual_seed(seed)
+        drawn = 0
+        with tqdm(total=tokens, desc=f"sampling from {self.name}", unit="token") as progress:
+            while drawn < tokens:
+                for ids in self._drawn(begin, length, generator).tolist():
+                    document = list(takewhile(lambda token: token not in self._ends, ids))
+                    drawn += len(document)
+                    progress.update(len(document))
+                    yield document
 
     def load_corpus(
         self, source: str | Path, *, evaluation_share: float = EVALUATION_SHARE, seed: int = 0
@@ -162,7 +166,7 @@ class LanguageModel:
         """Text for this model as (train, evaluation): any source of `corpus.load_corpus`, or its own samples.
 
         Args:
-            source: "self" samples 400,000 tokens from the model (temperature 1), so that the bigram table is that of the
+            source: "self" samples 200,000 tokens from the model (temperature 1), so that the bigram table is that of the
                 model's own distribution: the right text where the training text is not known. Anything else is a text.
             evaluation_share: the share of tokens to hold out, in whole documents.
             seed: of the split, and of the samples.
@@ -173,29 +177,27 @@ class LanguageModel:
         return stored_corpus(
             ("samples", self.weights_hash, SELF_TOKENS, seed),
             lambda: self.sample_documents(SELF_TOKENS, seed),
-            f"samples of {self.name}",
+            SELF,
             self.vocabulary_size,
             evaluation_share,
             seed,
         )
 
-    def _continued(self, ids: Int[Tensor, "batch pos"], tokens: int) -> Int[Tensor, "batch more"]:
-        """Sample continuations, with torch's generator as it is."""
-        padding = list(range(self.vocabulary_size, self.hf.get_output_embeddings().weight.shape[0]))
-        with torch.inference_mode():
-            return self.hf.generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
-                do_sample=True,
-                temperature=1.0,
-                top_k=0,
-                top_p=1.0,
-                max_new_tokens=tokens,
-                suppress_tokens=padding or None,
-                eos_token_id=self.tokenizer.eos_token_id,
-                pad_token_id=self.tokenizer.eos_token_id or 0,
-                use_cache=True,
-            )
+    @torch.inference_mode()
+    def _drawn(self, ids: Int[Tensor, "batch pos"], tokens: int, generator: torch.Generator) -> Int[Tensor, "batch drawn"]:
+        """Draw so many tokens after each sequence, at temperature 1, or fewer if every sequence has ended."""
+        ends = ids.new_tensor(self._ends)
+        ended = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+        cache, found = None, []
+        while len(found) < tokens and not ended.all():
+            output = self.hf(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            cache = output.past_key_values
+            reached = output.logits[:, -1, : self.vocabulary_size].softmax(-1, dtype=torch.float64).cumsum(-1)
+            place = reached[:, -1:] * torch.rand(len(ids), 1, generator=generator, device=ids.device, dtype=torch.float64)
+            ids = torch.searchsorted(reached, place, right=True).clamp_(max=self.vocabulary_size - 1)
+            ended |= torch.isin(ids[:, 0], ends)
+            found.append(ids)
+        return torch.cat(found, dim=1)
 
     def bridge(self) -> object:
         """A TransformerLens bridge around a copy of the model as it is now.
@@ -260,8 +262,8 @@ def randomly_initialized(model: LanguageModel, seed: int = 0, keep_embeddings: b
         with torch.no_grad():
             for side in ("get_input_embeddings", "get_output_embeddings"):
                 getattr(hf, side)().weight.copy_(getattr(model.hf, side)().weight)
-    suffix = "random, trained embeddings" if keep_embeddings else "random"
-    return replace(model, name=f"{model.name} ({suffix}, seed {seed})", hf=hf).to(model.device)
+    suffix = ", trained embeddings" if keep_embeddings else ""
+    return replace(model, name=f"{model.name}{RANDOM}{suffix}, seed {seed})", hf=hf).to(model.device)
 
 
 def _load_embedded(stem: str, revision: str) -> LanguageModel:

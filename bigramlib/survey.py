@@ -1,0 +1,109 @@
+"""Every model for which the store holds bigram subnetworks, measured alike and side by side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from bigramlib.corpus import TokenCorpus
+from bigramlib.evaluate import ablate, frontier, smallest_reaching
+from bigramlib.lenses import lens_report
+from bigramlib.models import RANDOM, LanguageModel, load_model
+from bigramlib.residual import ResidualMoments
+from bigramlib.store import store_folder
+from bigramlib.subnetwork import Subnetwork
+from bigramlib.targets import BigramTable
+
+
+@dataclass(frozen=True)
+class Surveyed:
+    """A model with its bigram subnetworks in the store.
+
+    Attributes:
+        model: the model.
+        train: the text on which its bigrams were counted.
+        evaluation: held-out text.
+        table: the bigram table.
+        subnetworks: by lambda; of several with the same lambda the one trained on most tokens, then of the lowest seed.
+    """
+
+    model: LanguageModel
+    train: TokenCorpus
+    evaluation: TokenCorpus
+    table: BigramTable
+    subnetworks: dict[float, Subnetwork]
+
+    def points(self, max_tokens: int) -> pd.DataFrame:
+        """`frontier` of the subnetworks, with a column model."""
+        return frontier(self.model, self.subnetworks, self.evaluation, self.table, max_tokens=max_tokens).assign(
+            model=self.model.name
+        )
+
+    def summary(self, points: pd.DataFrame, max_tokens: int) -> dict[str, object]:
+        """One row about the smallest subnetwork with r > 0.95, or that with the highest r: size, place, damage and turn."""
+        best = smallest_reaching(points, 0.95)
+        subnetwork = self.subnetworks[best.sparsity_penalty]
+        damage = ablate(self.model, subnetwork, self.evaluation, self.table, draws=1, max_tokens=max_tokens)
+        moments = ResidualMoments.collect(self.model, self.train, max_tokens=4 * max_tokens)
+        lens = lens_report(self.model, moments, self.evaluation, max_tokens=max_tokens, batch_size=4)
+        rises = lens.set_index("layer").r.diff().iloc[1:]
+        return {
+            "model": self.model.name,
+            "parameters": sum(parameter.numel() for parameter in self.model.hf.parameters()),
+            "maskable": subnetwork.total,
+            "full r": float(points.set_index("case").r["full"]),
+            "kept": subnetwork.kept,
+            "share kept": subnetwork.density,
+            "r": best.r,
+            "in first MLP": best.first_mlp_share,
+            "without it, nats": float(damage.rise["full - subnetwork"]),
+            "without random, nats": float(damage.rise["full - random"]),
+            "turn at layer": int(rises.idxmax()),
+        }
+
+
+def surveyed_names() -> dict[str, str]:
+    """Names of the models that have subnetworks in the store, with the source of their text.
+
+    Left out are random controls, and checkpoints of a model whose last one is there.
+    """
+    sources = {}
+    for subnetwork in _stored():
+        facts = subnetwork.provenance
+        if RANDOM not in facts["model"]:
+            sources[facts["model"]] = facts["corpus"].removesuffix(" (train)")
+    return {name: source for name, source in sorted(sources.items()) if name.split("@")[0] not in set(sources) - {name}}
+
+
+def survey(name: str, source: str, device: str = "cpu") -> Surveyed:
+    """Load a model and all its subnetworks in the store that were trained to the bigram table of this text.
+
+    Raises:
+        ValueError: there are none.
+    """
+    model = load_model(name, device)
+    train, evaluation = model.load_corpus(source)
+    table = BigramTable.from_corpus(train)
+    found: dict[float, Subnetwork] = {}
+    for subnetwork in _stored():
+        facts = subnetwork.provenance
+        if (facts["weights_hash"], facts["target_hash"]) != (model.weights_hash, table.hash):
+            continue
+        penalty = facts["sparsity_penalty"]
+        if penalty not in found or _effort(subnetwork) > _effort(found[penalty]):
+            found[penalty] = subnetwork
+    if not found:
+        raise ValueError(f"The store holds no bigram subnetwork of {name!r} on {source!r}; run notebook 02 on it first.")
+    return Surveyed(model, train, evaluation, table, dict(sorted(found.items())))
+
+
+def _stored() -> list[Subnetwork]:
+    return [Subnetwork.load(file) for file in sorted(store_folder("subnetworks").glob("*.safetensors"))]
+
+
+def _effort(subnetwork: Subnetwork) -> tuple[int, int]:
+    config = subnetwork.provenance["config"]
+    tokens = np.prod([subnetwork.provenance["steps"], config["batch_size"], config["sequence_length"]])
+    return int(tokens), -config["seed"]
