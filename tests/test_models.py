@@ -3,9 +3,11 @@
 import copy
 import json
 
+import numpy as np
 import pytest
 import torch
 from conftest import PADDED, VOCABULARY, build, token_ids
+from gguf import GGUFWriter
 
 from bigramlib import LanguageModel, Subnetwork, load_model, randomly_initialized
 from bigramlib.checkpoints import load_checkpoint
@@ -79,6 +81,17 @@ def test_a_local_model_of_an_unknown_architecture_is_refused(tmp_path):
 def test_a_broken_gguf_file_is_refused(tmp_path):
     (tmp_path / "model.gguf").write_bytes(b"GGUF but no more")
     with pytest.raises(ValueError, match=r"cannot read .*model\.gguf.* as a GGUF model"):
+        load_model(tmp_path / "model.gguf")
+
+
+def test_a_gguf_file_of_an_unknown_architecture_is_refused(tmp_path):
+    writer = GGUFWriter(tmp_path / "model.gguf", "mamba")
+    writer.add_tensor("token_embd.weight", np.zeros((4, 4), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(ValueError, match=r"as a GGUF model: The architecture 'mamba' is not known; known are gemma2"):
         load_model(tmp_path / "model.gguf")
 
 
