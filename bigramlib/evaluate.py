@@ -90,12 +90,13 @@ def evaluate(
     with torch.inference_mode(), subnetwork.applied(model) if subnetwork else nullcontext():
         for begin in tqdm(range(0, len(current), batch_size), desc="evaluating", unit="batch", leave=False, delay=10):
             ids = torch.from_numpy(current[begin : begin + batch_size]).to(model.device)
-            hidden = model.hidden(ids)
-            logits = model.unembed(hidden)
             chosen = torch.from_numpy(following[begin : begin + batch_size]).to(model.device)
-            surprisal = logits.logsumexp(-1) - logits.gather(-1, chosen[..., None])[..., 0]
-            surprisals.append(surprisal.cpu().double().numpy())
-            kls.append(divergence(ids, hidden, logits).cpu().double().numpy())
+            hidden = model.hidden(ids)
+            for rows in model.row_chunks(*ids.shape):
+                logits = model.unembed(hidden[rows])
+                surprisal = logits.logsumexp(-1) - logits.gather(-1, chosen[rows, :, None])[..., 0]
+                surprisals.append(surprisal.cpu().double().numpy())
+                kls.append(divergence(ids[rows], hidden[rows], logits).cpu().double().numpy())
     bits = np.concatenate(surprisals)[valid] / NATS_PER_BIT
     bigram_bits = table.surprisals(current, following)[valid]
     finite = np.isfinite(bigram_bits)

@@ -154,7 +154,9 @@ def plot_layer_shares(axes: Axes, shares: pd.DataFrame) -> None:
         style = "o-" if kind == "mlp" else "x:"
         axes.plot(line.kept, line.share, style, color=palette[layer], label=f"layer {layer} {kind}")
     axes.set(xscale="log", ylim=(0, 1), xlabel="kept weights", ylabel="share of the kept weights")
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    sizes = sorted(shares.kept.unique())
+    axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    axes.minorticks_off()
     axes.legend(frameon=False, fontsize="small", ncols=2)
 
 
@@ -350,4 +352,5 @@ def plot_models(axes: Sequence[Axes], points: pd.DataFrame) -> None:
     for place, label in zip(axes, ("kept weights", "share of the maskable weights"), strict=True):
         place.axhline(PAPER_R, color="black", linewidth=0.8, linestyle=":")
         place.set(xscale="log", xlabel=label, ylabel="bigram correlation r, held-out text")
-    axes[0].legend(frameon=False, fontsize="small")
+        place.xaxis.set_minor_formatter(NullFormatter())
+    axes[0].legend(frameon=False, fontsize="small", loc="lower right")

@@ -28,6 +28,7 @@ RANDOM = " (random"
 """In the name of a randomly initialised control."""
 SELF_TOKENS = 200_000
 MAX_DOCUMENT = 512
+LOGITS_AT_ONCE = 2**22
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,11 @@ class LanguageModel:
     def logit_cap(self) -> float | None:
         """The bound of a tanh cap on the logits (Gemma 2); None where logits are linear in the last hidden state."""
         return getattr(self.hf.config, "final_logit_softcapping", None)
+
+    def row_chunks(self, rows: int, positions: int) -> list[slice]:
+        """Slices of a batch's sequences that each have at most `LOGITS_AT_ONCE` logits, or one sequence."""
+        size = max(1, LOGITS_AT_ONCE // (positions * self.vocabulary_size))
+        return [slice(begin, begin + size) for begin in range(0, rows, size)]
 
     @cached_property
     def prefix(self) -> list[int]:
