@@ -64,7 +64,7 @@ CLAIMS: dict[str, Claim] = {
     "random fails": Claim(
         "A random subnetwork of the same size in each matrix does not predict like the bigram table",
         "control far below",
-        "r {random:.3f} (five draws +- {spread:.3f}) against {r:.3f}",
+        "r {random:.3f} (draws +- {spread:.3f}) against {r:.3f}",
         lambda r, random, spread: random + spread < r - 0.1,
     ),
     "empty fails": Claim(
