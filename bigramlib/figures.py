@@ -107,6 +107,7 @@ def plot_frontier(axes: Axes, points: pd.DataFrame) -> None:
     axes.axhline(PAPER_R, color="black", linewidth=0.8, linestyle=":")
     axes.text(total, PAPER_R, "r = 0.95", ha="right", va="bottom", fontsize="small")
     axes.set(xscale="log", xlabel="kept weights", ylabel="bigram correlation r, held-out text")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     share = axes.secondary_xaxis("top", functions=(lambda kept: kept / total, lambda part: part * total))
     share.set_xscale("log")
     share.xaxis.set_major_formatter(lambda value, _: f"{value:.3%}".rstrip("0%").rstrip(".") + " %")
