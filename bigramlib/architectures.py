@@ -158,6 +158,19 @@ class Architecture:
         """Names of the maskable parameters (paper: every attention and MLP matrix), in order."""
         return tuple(dict.fromkeys(component.parameter for component in self.components))
 
+    @cached_property
+    def blocks(self) -> dict[str, tuple[str, ...]]:
+        """The attention and MLP modules, each with the names of its maskable parameters, in order."""
+        found: dict[str, dict[str, None]] = {}
+        for component in self.components:
+            found.setdefault(component.parameter.rsplit(".", 2)[0], {})[component.parameter] = None
+        return {module: tuple(parameters) for module, parameters in found.items()}
+
+    def within(self, layers: int | None = None, attention: bool = True) -> tuple[str, ...]:
+        """The maskable parameters of the first `layers` layers (all, if not given), with or without attention."""
+        parts = [part for part in self.components if layers is None or part.layer < layers]
+        return tuple(dict.fromkeys(p.parameter for p in parts if attention or p.name not in ATTENTION_COMPONENTS))
+
     @property
     def final_norm(self) -> str:
         """Name of the module between the last layer and the unembedding."""

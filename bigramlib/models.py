@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import takewhile
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from torch.func import functional_call
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from bigramlib import llama2c
-from bigramlib.architectures import Architecture
+from bigramlib.architectures import WRITING_COMPONENTS, Architecture
 from bigramlib.checkpoints import load_checkpoint
 from bigramlib.corpus import EVALUATION_SHARE, SELF, TokenCorpus, load_corpus, stored_corpus
 from bigramlib.packaged import PACKAGED, packaged_model
@@ -133,6 +134,25 @@ class LanguageModel:
         base = self.hf.base_model_prefix + "."
         inner = {name.removeprefix(base): value for name, value in (weights or {}).items()}
         return functional_call(self.hf.base_model, inner, (self.prefixed(ids),)).last_hidden_state[:, len(self.prefix) :]
+
+    @contextmanager
+    def skipping(self, blocks: Iterable[str]) -> Iterator[None]:
+        """Within the context some attention and MLP modules are not computed: they write what they would with all-zero weights.
+
+        Args:
+            blocks: names of modules, of those in `Architecture.blocks`.
+        """
+        writing = [part for part in self.architecture.components if part.name in WRITING_COMPONENTS]
+        parts = {part.parameter.rsplit(".", 2)[0]: part for part in writing}
+        modules = [self.hf.get_submodule(block) for block in blocks]
+        try:
+            for block, module in zip(blocks, modules, strict=True):
+                bias = getattr(self.hf.get_submodule(parts[block].parameter.removesuffix(".weight")), "bias", None)
+                module.forward = partial(_attention_bias if parts[block].name == "o" else _bias, bias)
+            yield
+        finally:
+            for module in modules:
+                module.__dict__.pop("forward", None)
 
     def unembed(self, hidden: Float[Tensor, "*shape d_model"]) -> Float[Tensor, "*shape vocab"]:
         """Next-token logits of a last hidden state."""
@@ -270,6 +290,17 @@ def randomly_initialized(model: LanguageModel, seed: int = 0, keep_embeddings: b
                 getattr(hf, side)().weight.copy_(getattr(model.hf, side)().weight)
     suffix = ", trained embeddings" if keep_embeddings else ""
     return replace(model, name=f"{model.name}{RANDOM}{suffix}, seed {seed})", hf=hf).to(model.device)
+
+
+def _bias(bias: Tensor | None, hidden_states: Tensor) -> Tensor:
+    """The forward pass of an MLP whose weights are all zero."""
+    nothing = torch.zeros_like(hidden_states)
+    return nothing if bias is None else nothing + bias
+
+
+def _attention_bias(bias: Tensor | None, hidden_states: Tensor, *_: object, **__: object) -> tuple[Tensor, None]:
+    """The forward pass of an attention block whose weights are all zero."""
+    return _bias(bias, hidden_states), None
 
 
 def _load_embedded(stem: str, revision: str) -> LanguageModel:

@@ -1,16 +1,18 @@
 """Continuous sparsification: find the few weights that predict a target (Savarese et al. 2020; paper, recipe).
 
 One logit s for each maskable weight; the forward pass uses W * sigmoid(beta s); the loss is the mean KL to the target plus
-lambda times the mean gate; beta grows until the gates are decided; the mask is s > 0. All logits, gates, masked weights
-and their gradients live in flat buffers whose pieces the model sees as its matrices, so a step is a plain fine-tuning step
-plus a few elementwise sweeps.
+lambda times the mean gate; beta grows until the gates are decided; the mask is s > 0. Logits are updated block by block
+while the backward pass runs, so a step is a plain fine-tuning step plus a few elementwise sweeps over a block at a time.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Literal
 
 import numpy as np
 import torch
@@ -42,6 +44,10 @@ class SparsifyConfig:
         flattening: None trains on running text. A power a draws i.i.d. tokens in proportion to (unigram probability)^a
             and weights their losses back to the unigram distribution: the target depends on the current token alone,
             so this is the same objective with less noise, though in unnatural contexts.
+        attention: False drops all attention weights beforehand and searches the MLPs alone: the target depends on the current
+            token alone, which is all that an MLP sees, so steps cost less and contexts add no noise.
+        layers: search this many layers from the first on and drop the weights of later ones beforehand; None searches all.
+        precision: of the forward and backward pass; logits, their updates and the model's own weights are float32 always.
         undecided_share: stop when gates between 0.1 and 0.9 are at most this share of the gates above 0.9.
         attempts: runs whose loss stays unstable (`is_unstable`) are tried again with another shuffle, so often in all.
         seed: of the batches.
@@ -54,6 +60,9 @@ class SparsifyConfig:
     learning_rate: float = 9e-3
     final_beta: float = 1000.0
     flattening: float | None = 0.5
+    attention: bool = True
+    layers: int | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
     undecided_share: float = 0.01
     attempts: int = 1
     seed: int = 0
@@ -64,15 +73,22 @@ class SparsifyConfig:
                 f"sparsity_penalty (lambda) is {self.sparsity_penalty}; it must be zero or a positive number. "
                 "Use Subnetwork.full or Subnetwork.empty for the limits."
             )
-        for name in ("steps", "batch_size", "sequence_length", "attempts"):
-            if getattr(self, name) < 1:
+        for name in ("steps", "batch_size", "sequence_length", "attempts", "layers"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise ValueError(f"learning_rate is {self.learning_rate}; it must be a positive number.")
         if not self.final_beta >= 1:
             raise ValueError(f"final_beta is {self.final_beta}; it must be at least 1, where beta starts.")
+        if self.precision not in ("float32", "bfloat16"):
+            raise ValueError(f"precision is {self.precision!r}; use 'float32' or 'bfloat16'.")
         if self.flattening is not None and not 0 <= self.flattening <= 1:
             raise ValueError(f"flattening is {self.flattening}; it must lie between 0 and 1, or be None for running text.")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of masked weights and activations."""
+        return getattr(torch, self.precision)
 
     @classmethod
     def paper(cls, sparsity_penalty: float, seed: int = 0) -> SparsifyConfig:
@@ -220,26 +236,25 @@ def _train(
 ) -> tuple[Subnetwork, list[float]]:
     """One run; returns the subnetwork with its history, and the loss of each step."""
     divergence = target.bind(model)
-    gates = _Gates(model)
-    optimizer = torch.optim.AdamW([gates.logits], lr=config.learning_rate, fused=True)
+    gates = _Gates(model, config)
     growth = config.final_beta ** (1 / config.steps)
     history: list[tuple[int, float, float, float]] = []
     losses: list[float] = []
     beta, converged = 1.0, False
-    with tqdm(total=config.steps, desc=f"lambda {config.sparsity_penalty:g}", unit="step") as progress:
+    progress = tqdm(total=config.steps, desc=f"lambda {config.sparsity_penalty:g}", unit="step")
+    with progress, model.skipping(gates.dropped):
         for step in range(1, config.steps + 1):
             ids, weights = (part.to(model.device) for part in draw())
             gates.close(beta)
-            kl = (_divergences(model, divergence, ids, model.hidden(ids, gates.masked)) * weights).sum()
-            kl.backward()
+            with torch.autocast(model.device.type, torch.bfloat16, enabled=config.dtype == torch.bfloat16):
+                kl = (_divergences(model, divergence, ids, model.hidden(ids, gates.masked)) * weights).sum()
             losses.append(kl.item() + config.sparsity_penalty * gates.mean())
             if not math.isfinite(losses[-1]):
                 raise FloatingPointError(
                     f"The loss became {losses[-1]} at step {step} (lambda {config.sparsity_penalty:g}); "
                     "lower learning_rate, and check that the model's weights are finite."
                 )
-            gates.backward(beta, config.sparsity_penalty)
-            optimizer.step()
+            kl.backward()
             beta *= growth
             progress.update()
             if step % CHECK_EVERY == 0 or step == config.steps:
@@ -291,54 +306,93 @@ class _ByChunks(torch.autograd.Function):
 
 
 class _Gates:
-    """Mask logits, gates, masked weights and gradients of a model's maskable matrices, each in one flat buffer."""
+    """Mask logits and masked weights of a model's maskable matrices, updated block by block during the backward pass.
 
-    def __init__(self, model: LanguageModel) -> None:
-        weights = model.maskable
-        self.weights = torch.cat([weight.flatten() for weight in weights.values()])
-        self.n = len(self.weights)
-        logits = torch.zeros_like(self.weights).masked_fill_(self.weights == 0, ZERO_WEIGHT_LOGIT)
-        self.logits = torch.nn.Parameter(logits)
-        self.logits.grad = torch.zeros_like(self.weights)
-        self.gate = torch.zeros_like(self.weights)
-        self._flat_masked = torch.zeros_like(self.weights)
-        self.masked: dict[str, Tensor] = {}
-        pieces = zip(*(self._pieces(flat, weights) for flat in (self._flat_masked, self.logits.grad)), strict=True)
-        for name, (masked, gradient) in zip(weights, pieces, strict=True):
-            self.masked[name] = masked.requires_grad_()
-            self.masked[name].grad = gradient
-        self.shapes = {name: weight.shape for name, weight in weights.items()}
+    Above the model itself a weight costs its logit, AdamW's two moments and the masked weight: gradients live for one
+    attention block or MLP at a time, and gates are computed where they are needed.
+    """
 
-    @staticmethod
-    def _pieces(flat: Tensor, like: dict[str, Tensor]) -> list[Tensor]:
-        sizes = [weight.numel() for weight in like.values()]
-        return [piece.view(w.shape) for piece, w in zip(flat.detach().split(sizes), like.values(), strict=True)]
+    def __init__(self, model: LanguageModel, config: SparsifyConfig) -> None:
+        self.n = sum(weight.numel() for weight in model.maskable.values())
+        self.penalty = config.sparsity_penalty / self.n
+        self.shapes = {name: weight.shape for name, weight in model.maskable.items()}
+        searched = set(model.architecture.within(config.layers, config.attention))
+        blocks = model.architecture.blocks
+        self.dropped = [block for block, names in blocks.items() if searched.isdisjoint(names)]
+        kept = [names for names in blocks.values() if not searched.isdisjoint(names)]
+        self.blocks = [_BlockGates({name: model.maskable[name] for name in names}, config) for names in kept]
+        self.masked = {name: masked for block in self.blocks for name, masked in block.masked.items()}
 
-    @torch.no_grad()
     def close(self, beta: float) -> None:
-        """Refresh gates and masked weights from the logits, and zero the gradients."""
-        torch.mul(self.logits, beta, out=self.gate).sigmoid_()
-        torch.mul(self.weights, self.gate, out=self._flat_masked)
-        self.logits.grad.zero_()
-
-    @torch.no_grad()
-    def backward(self, beta: float, sparsity_penalty: float) -> None:
-        """Turn the gradients of the masked weights, in place, into those of the logits, penalty included."""
-        self.logits.grad.mul_(self.weights).add_(sparsity_penalty / self.n)
-        self.logits.grad.mul_(self.gate).mul_(self.gate.neg_().add_(1)).mul_(beta)
+        """Refresh the masked weights for a step; the backward pass that follows updates the logits."""
+        for block in self.blocks:
+            block.close(beta, self.penalty)
 
     def mean(self) -> float:
-        """The mean gate."""
-        return self.gate.mean().item()
+        """The mean gate of this step over all maskable weights."""
+        return sum(float(block.open) for block in self.blocks) / self.n
 
     @torch.no_grad()
     def decided(self, beta: float) -> tuple[int, int]:
         """(gates above 0.9, gates between 0.1 and 0.9) for the logits as they are now."""
         threshold = math.log(9) / beta
-        return int((self.logits > threshold).sum()), int((self.logits.abs() < threshold).sum())
+        on = sum(int((block.logits > threshold).sum()) for block in self.blocks)
+        return on, sum(int((block.logits.abs() < threshold).sum()) for block in self.blocks)
 
     def masks(self) -> dict[str, Tensor]:
-        """The hard masks s > 0, on the CPU."""
-        flat = (self.logits > 0).cpu()
-        pieces = flat.split([math.prod(shape) for shape in self.shapes.values()])
-        return {name: piece.view(shape).clone() for (name, shape), piece in zip(self.shapes.items(), pieces, strict=True)}
+        """The hard masks s > 0, on the CPU; nothing is kept of matrices that were not searched."""
+        masks = {name: torch.zeros(shape, dtype=torch.bool) for name, shape in self.shapes.items()}
+        for block in self.blocks:
+            for name, part in block.split(block.logits > 0):
+                masks[name] = part.cpu().clone()
+        return masks
+
+
+class _BlockGates:
+    """The gates of an attention block or MLP: flat logits with their optimizer, and masked weights whose gradients drive it."""
+
+    def __init__(self, weights: dict[str, Tensor], config: SparsifyConfig) -> None:
+        self.weights = weights
+        flat = torch.cat([weight.flatten() for weight in weights.values()])
+        self.logits = torch.nn.Parameter(torch.zeros_like(flat).masked_fill_(flat == 0, ZERO_WEIGHT_LOGIT))
+        self.optimizer = torch.optim.AdamW([self.logits], lr=config.learning_rate, fused=True)
+        self.masked = {name: torch.zeros_like(weight, dtype=config.dtype).requires_grad_() for name, weight in weights.items()}
+        block = weakref.proxy(self)  # a tensor's hooks are invisible to the garbage collector
+        for name, masked in self.masked.items():
+            masked.register_post_accumulate_grad_hook(partial(_BlockGates._arrived, block, name))
+
+    def split(self, flat: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """The part of each matrix in a flat tensor, as views."""
+        pieces = flat.split([weight.numel() for weight in self.weights.values()])
+        for (name, weight), piece in zip(self.weights.items(), pieces, strict=True):
+            yield name, piece.view(weight.shape)
+
+    def gate(self) -> Tensor:
+        """sigmoid(beta s), flat."""
+        return torch.mul(self.logits.detach(), self.beta).sigmoid_()
+
+    @torch.no_grad()
+    def close(self, beta: float, penalty: float) -> None:
+        """Refresh the masked weights, and get ready for their gradients."""
+        self.beta, self.penalty = beta, penalty
+        flat = self.gate()
+        self.open = flat.sum()
+        for name, gate in self.split(flat):
+            self.masked[name].copy_(gate.mul_(self.weights[name]))
+        self.pending = set(self.weights)
+        self.gradient: Tensor | None = None
+
+    @torch.no_grad()
+    def _arrived(self, name: str, masked: Tensor) -> None:
+        """Take over the gradient of one masked matrix; after the last one, turn them into those of the logits and step."""
+        if self.gradient is None:
+            self.gradient = torch.empty_like(self.logits)
+        torch.mul(masked.grad, self.weights[name], out=dict(self.split(self.gradient))[name])
+        masked.grad = None
+        self.pending.discard(name)
+        if not self.pending:
+            gate = self.gate()
+            self.gradient.add_(self.penalty).mul_(gate).mul_(gate.neg_().add_(1)).mul_(self.beta)
+            self.logits.grad, self.gradient = self.gradient, None
+            self.optimizer.step()
+            self.logits.grad = None

@@ -41,6 +41,21 @@ def test_the_bridge_shows_the_model_and_its_subnetwork(tokenizer, architecture):
         assert cache["blocks.0.hook_resid_pre"].shape == (*ids.shape, model.hf.config.hidden_size)
 
 
+def test_a_skipped_block_writes_what_it_writes_without_its_weights(any_model):
+    ids = token_ids(0, (2, 9))
+    full = Subnetwork.full(any_model)
+    for blocks in ([block] for block in any_model.architecture.blocks):
+        dropped = [name for block in blocks for name in any_model.architecture.blocks[block]]
+        masks = {name: torch.zeros_like(mask) if name in dropped else mask for name, mask in full.masks.items()}
+        with Subnetwork(masks, any_model.architecture).applied(any_model):
+            expected = any_model.hidden(ids)
+        whole = any_model.hidden(ids)
+        with any_model.skipping(blocks):
+            assert torch.allclose(any_model.hidden(ids), expected, atol=1e-5)
+        assert not torch.allclose(whole, expected, atol=1e-3)
+        assert torch.equal(any_model.hidden(ids), whole)
+
+
 def test_a_saved_model_loads_frozen_in_fp32_whatever_it_was_saved_in(model, tokenizer, tmp_path):
     copy.deepcopy(model.hf).half().save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)

@@ -1,5 +1,8 @@
 """Mask training is the paper's mathematics, stops when it should, and gives the same bits again."""
 
+import gc
+import weakref
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -237,9 +240,9 @@ def test_a_weight_that_is_exactly_zero_starts_closed_and_still_counts(tokenizer)
     model = build("gpt_neox", tokenizer)
     name = model.architecture.maskable[0]
     model.maskable[name][0, :5] = 0.0
-    gates = training._Gates(model)
+    gates = training._Gates(model, QUICK)
     gates.close(1.0)
-    assert (gates.logits[:5] == -1e6).all()
+    assert (gates.blocks[0].logits[:5] == -1e6).all()
     assert gates.n == sum(weight.numel() for weight in model.maskable.values())
     assert gates.mean() == pytest.approx(0.5 * (gates.n - 5) / gates.n)
 
@@ -255,10 +258,12 @@ def test_training_stops_when_undecided_gates_are_few_beside_the_gates_that_are_o
 
 
 def test_gates_are_decided_at_a_tenth_and_nine_tenths(tokenizer):
-    gates = training._Gates(build("gpt_neox", tokenizer))
+    gates = training._Gates(build("gpt_neox", tokenizer), QUICK)
     values = torch.logit(torch.tensor([0.05, 0.15, 0.5, 0.85, 0.95, 0.99])) / 8
     with torch.no_grad():
-        gates.logits.fill_(-100.0)[:6] = values
+        for block in gates.blocks:
+            block.logits.fill_(-100.0)
+        gates.blocks[-1].logits[:6] = values
     assert gates.decided(8.0) == (2, 3)
 
 
@@ -278,3 +283,56 @@ def test_a_subnetwork_of_a_subnetwork_is_not_taken_for_one_of_the_model(model, t
     with half.applied(model):
         of_half = find_subnetwork(model, table, corpus, QUICK)
     assert (of_half - half).kept == 0 < (of_model - half).kept
+
+
+@pytest.mark.parametrize("limits", [{"attention": False}, {"layers": 1}, {"attention": False, "layers": 1}])
+def test_what_is_not_searched_is_not_kept(any_model, table, corpus, limits):
+    found = find_subnetwork(any_model, table, corpus, replace(QUICK, sparsity_penalty=0.0, steps=3, **limits))
+    searched = any_model.architecture.within(**limits)
+    assert 0 < len(searched) < len(any_model.architecture.maskable)
+    for name, mask in found.masks.items():
+        assert mask.any() == (name in searched)
+
+
+def test_searching_mlps_alone_is_a_search_with_closed_attention(model, table, corpus, monkeypatch):
+    config = replace(QUICK, attention=False)
+    draw = training._batches(corpus, config, np.random.default_rng(0))
+    skipped, losses = training._train(model, table, draw, config)
+    monkeypatch.setattr(type(model), "skipping", lambda self, blocks: nullcontext())
+    with (Subnetwork.mlp(model, 0) | Subnetwork.mlp(model, 1)).applied(model):
+        draw = training._batches(corpus, config, np.random.default_rng(0))
+        computed, expected = training._train(model, table, draw, config)
+    assert np.allclose(losses, expected, rtol=1e-4)
+    assert (skipped & computed).kept > 0.99 * (skipped | computed).kept
+
+
+def test_bfloat16_finds_what_float32_finds_as_well_as_another_seed_does(table, corpus, tokenizer):
+    model = build("llama", tokenizer)
+    config = replace(QUICK, steps=100, learning_rate=0.03)
+    reference = find_subnetwork(model, table, corpus, config)
+    lower = find_subnetwork(model, table, corpus, replace(config, precision="bfloat16"))
+    other = find_subnetwork(model, table, corpus, replace(config, seed=1))
+    jaccard = [(reference & found).kept / (reference | found).kept for found in (lower, other)]
+    assert lower.kept == pytest.approx(reference.kept, rel=0.05)
+    assert jaccard[0] > jaccard[1]
+    assert model.maskable[model.architecture.maskable[0]].dtype == torch.float32
+
+
+def test_a_backward_pass_leaves_no_gradients_and_no_gates_behind(model, table, corpus):
+    gates = training._Gates(model, QUICK)
+    gates.close(1.0)
+    ids = torch.from_numpy(corpus.ids[:32]).long().view(2, 16)
+    before = [block.logits.detach().clone() for block in gates.blocks]
+    table.bind(model)(ids, hidden := model.hidden(ids, gates.masked), model.unembed(hidden)).sum().backward()
+    for block, logits in zip(gates.blocks, before, strict=True):
+        assert not torch.equal(block.logits, logits)
+        assert block.gradient is None and block.logits.grad is None
+        assert all(masked.grad is None for masked in block.masked.values())
+
+
+def test_gates_are_freed_with_their_tensors(model):
+    gates = training._Gates(model, QUICK)
+    logits = weakref.ref(gates.blocks[0].logits)
+    del gates
+    gc.collect()
+    assert logits() is None
