@@ -82,7 +82,7 @@ CLAIMS: dict[str, Claim] = {
     "first mlp": Claim(
         "The smallest subnetwork with r > 0.95 lies mostly in the first layer's MLP",
         "concentrated in the first MLP",
-        "{share:.0%} of kept weights (seeds {low:.0%} to {high:.0%}); the first MLP holds {uniform:.0%} of maskable ones",
+        "{share:.0%} of kept weights (seeds {low:.0%} to {high:.0%}); the first MLP holds {uniform:.0%} of those searched",
         lambda share, **_: share > 0.5,
     ),
     "first mlp, every size": Claim(

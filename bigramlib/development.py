@@ -42,8 +42,8 @@ def through_pretraining(
         r_high, full_r (of the whole model), first_mlp_share, contained (share of the smaller of this and the final
         subnetwork that the other holds too) and times_chance (their overlap over the flat expectation).
     """
-    configs = {penalty: SparsifyConfig(sparsity_penalty=penalty) for penalty in penalties}
     last = load_model(checkpoints[max(checkpoints)], device)
+    configs = {penalty: SparsifyConfig.suited(last, table, penalty) for penalty in penalties}
     final = {penalty: find_subnetwork(last, table, train, config) for penalty, config in configs.items()}
     rows = []
     for step, name in tqdm(checkpoints.items(), desc="checkpoints", unit="checkpoint"):

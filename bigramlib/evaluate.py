@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,7 +87,11 @@ def evaluate(
     documents = corpus.documents(sequence_length, max_tokens)[valid]
     divergence = table.bind(model)
     surprisals, kls = [], []
-    with torch.inference_mode(), subnetwork.applied(model) if subnetwork else nullcontext():
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode())
+        if subnetwork:
+            stack.enter_context(subnetwork.applied(model))
+            stack.enter_context(model.skipping(subnetwork.empty_blocks))
         for begin in tqdm(range(0, len(current), batch_size), desc="evaluating", unit="batch", leave=False, delay=10):
             ids = torch.from_numpy(current[begin : begin + batch_size]).to(model.device)
             chosen = torch.from_numpy(following[begin : begin + batch_size]).to(model.device)

@@ -98,6 +98,12 @@ class Subnetwork(HubMixin):
         """Kept share of the maskable weights."""
         return self.kept / self.total
 
+    @cached_property
+    def empty_blocks(self) -> list[str]:
+        """Attention and MLP modules of which nothing is kept, so that `LanguageModel.skipping` changes nothing but the cost."""
+        blocks = self.architecture.blocks.items()
+        return [block for block, names in blocks if not any(bool(self.masks[name].any()) for name in names)]
+
     def table(self) -> pd.DataFrame:
         """One row for each layer and component: kept, total, density, and its share of all kept weights."""
         rows = []
@@ -124,6 +130,12 @@ class Subnetwork(HubMixin):
         """Share of the kept weights that lies in the first layer's MLP (paper, finding 2)."""
         table = self.table()
         return float(table.share[(table.layer == 0) & table.component.str.startswith("mlp")].sum())
+
+    def searched(self) -> int:
+        """Number of maskable weights that its training could keep: all but what was dropped beforehand."""
+        config = self.provenance.get("config", {})
+        names = self.architecture.within(config.get("layers"), config.get("attention", True))
+        return sum(self.masks[name].numel() for name in names)
 
     def history(self) -> pd.DataFrame:
         """How its training went: columns step, kl (nats), density, undecided (share of the gates)."""

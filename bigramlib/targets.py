@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import scipy.sparse
@@ -29,7 +29,13 @@ of each position, nats."""
 
 @runtime_checkable
 class Target(Protocol):
-    """Anything that a subnetwork can be trained to predict."""
+    """Anything that a subnetwork can be trained to predict.
+
+    Attributes:
+        reads_context: whether predictions depend on more than the current token.
+    """
+
+    reads_context: ClassVar[bool]
 
     @property
     def hash(self) -> str:
@@ -49,6 +55,8 @@ class BigramTable:
         counts: sparse [vocab, vocab], how often each column's token followed each row's within a document.
         unigram_counts: [vocab], the backoff of contexts never seen; all zero means a uniform backoff.
     """
+
+    reads_context: ClassVar[bool] = False
 
     counts: scipy.sparse.csr_array
     unigram_counts: Int[np.ndarray, " vocab"]
@@ -202,6 +210,8 @@ class _GatheredTable:
 @dataclass(frozen=True)
 class ModelTarget:
     """The full model's own predictions as the target (paper: optimal pruning, finding 5)."""
+
+    reads_context: ClassVar[bool] = True
 
     model: LanguageModel
 

@@ -28,12 +28,14 @@ from bigramlib.subnetwork import Subnetwork
 from bigramlib.targets import BoundTarget, Target
 
 ZERO_WEIGHT_LOGIT = -1e6
+SMALL_MODEL, LARGE_MODEL = 5_000_000, 50_000_000
+"""Maskable weights up to which, and from which on, a model is searched in other ways (`SparsifyConfig.suited`)."""
 CHECK_EVERY = 10
 
 
 @dataclass(frozen=True)
 class SparsifyConfig:
-    """How to find a subnetwork; the defaults are the short schedule, `SparsifyConfig.paper` is the paper's.
+    """How to find a subnetwork; `suited` is the schedule for a model and a target, `paper` is the paper's.
 
     Attributes:
         sparsity_penalty: lambda, nats for keeping every weight; larger finds smaller subnetworks.
@@ -53,7 +55,7 @@ class SparsifyConfig:
         seed: of the batches.
     """
 
-    sparsity_penalty: float = 10.0
+    sparsity_penalty: float | int = 10.0
     steps: int = 150
     batch_size: int = 8
     sequence_length: int = 128
@@ -68,6 +70,7 @@ class SparsifyConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "sparsity_penalty", float(self.sparsity_penalty))
         if not (self.sparsity_penalty >= 0 and math.isfinite(self.sparsity_penalty)):
             raise ValueError(
                 f"sparsity_penalty (lambda) is {self.sparsity_penalty}; it must be zero or a positive number. "
@@ -89,6 +92,29 @@ class SparsifyConfig:
     def dtype(self) -> torch.dtype:
         """The type of masked weights and activations."""
         return getattr(torch, self.precision)
+
+    @classmethod
+    def suited(
+        cls, model: LanguageModel, target: Target, sparsity_penalty: float | int = 10.0, seed: int = 0
+    ) -> SparsifyConfig:
+        """The shortest schedule known to find good subnetworks in a model of this size, for this target.
+
+        A target that reads the context is learnt from running text, a bigram table from i.i.d. tokens. Models above
+        `SMALL_MODEL` maskable weights are computed in bfloat16 and take more steps of fewer tokens, at a higher rate, with beta
+        growing slowly. Above `LARGE_MODEL` only the MLPs of the first eight layers are searched for a bigram table: that
+        attention and later layers keep nothing is imposed there, not found.
+        """
+        maskable = sum(weight.numel() for weight in model.maskable.values())
+        chosen = cls(sparsity_penalty=sparsity_penalty, seed=seed)
+        if maskable > SMALL_MODEL:
+            chosen = replace(chosen, precision="bfloat16")
+        if target.reads_context:
+            return replace(chosen, flattening=None)
+        if maskable > SMALL_MODEL:
+            chosen = replace(chosen, steps=600, batch_size=2, learning_rate=3e-2, final_beta=100.0)
+        if maskable > LARGE_MODEL:
+            chosen = replace(chosen, steps=1000, attention=False, layers=8)
+        return chosen
 
     @classmethod
     def paper(cls, sparsity_penalty: float, seed: int = 0) -> SparsifyConfig:
@@ -121,7 +147,7 @@ def find_subnetwork(
         model: the frozen model.
         target: what the subnetwork should predict.
         corpus: training text (of which, with `flattening`, only the unigram distribution is used).
-        config: the schedule; the short default one if not given.
+        config: the schedule; `SparsifyConfig.suited` to model and target if not given.
 
     Returns:
         A subnetwork whose provenance records the config, whether the gates were decided in time (`converged`), and the
@@ -131,7 +157,7 @@ def find_subnetwork(
         FloatingPointError: the loss is not finite.
         ValueError: corpus, target and model do not share a vocabulary.
     """
-    config = config or SparsifyConfig()
+    config = config or SparsifyConfig.suited(model, target)
     if corpus.vocabulary_size != model.vocabulary_size:
         raise ValueError(
             f"The corpus has token ids for a vocabulary of {corpus.vocabulary_size}, but the model {model.name!r} has "
@@ -242,12 +268,14 @@ def _train(
     losses: list[float] = []
     beta, converged = 1.0, False
     progress = tqdm(total=config.steps, desc=f"lambda {config.sparsity_penalty:g}", unit="step")
-    with progress, model.skipping(gates.dropped):
+    with progress:
         for step in range(1, config.steps + 1):
             ids, weights = (part.to(model.device) for part in draw())
             gates.close(beta)
             with torch.autocast(model.device.type, torch.bfloat16, enabled=config.dtype == torch.bfloat16):
-                kl = (_divergences(model, divergence, ids, model.hidden(ids, gates.masked)) * weights).sum()
+                with model.skipping(gates.dropped):
+                    hidden = model.hidden(ids, gates.masked)
+                kl = (_divergences(model, divergence, ids, hidden) * weights).sum()
             losses.append(kl.item() + config.sparsity_penalty * gates.mean())
             if not math.isfinite(losses[-1]):
                 raise FloatingPointError(

@@ -21,7 +21,7 @@ def checkpoints(tokenizer, tmp_path_factory):
 
 
 def test_every_checkpoint_is_searched_and_compared_with_the_last(checkpoints, corpus, table, monkeypatch):
-    monkeypatch.setattr("bigramlib.development.SparsifyConfig", lambda **options: SparsifyConfig(**options, steps=30))
+    monkeypatch.setattr(SparsifyConfig, "suited", lambda model, target, penalty: SparsifyConfig(penalty, steps=30))
     points = through_pretraining(checkpoints, table, corpus, corpus, [0.1, 1.0], max_tokens=1024)
     assert [tuple(row) for row in points[["step", "sparsity_penalty"]].to_numpy()] == [(0, 0.1), (0, 1.0), (40, 0.1), (40, 1.0)]
     row = points.iloc[1]

@@ -1,5 +1,6 @@
 """Mask training is the paper's mathematics, stops when it should, and gives the same bits again."""
 
+import copy
 import gc
 import weakref
 from contextlib import nullcontext
@@ -154,6 +155,42 @@ def test_a_corpus_of_another_vocabulary_is_refused(model, table):
 def test_a_config_out_of_range_is_refused(field, value, message):
     with pytest.raises(ValueError, match=message):
         SparsifyConfig(**{field: value})
+
+
+def test_equal_penalties_make_equal_runs_whatever_their_type(model, table, corpus, monkeypatch):
+    found = find_subnetwork(model, table, corpus, replace(QUICK, sparsity_penalty=1.0))
+    monkeypatch.setattr(training, "_train", None)
+    assert find_subnetwork(model, table, corpus, replace(QUICK, sparsity_penalty=1)).kept == found.kept
+
+
+def test_the_suited_schedule_follows_the_target_and_the_size(model, table, monkeypatch):
+    assert SparsifyConfig.suited(model, table, 3.0, seed=2) == SparsifyConfig(sparsity_penalty=3.0, seed=2)
+    assert SparsifyConfig.suited(model, ModelTarget(model)).flattening is None
+    monkeypatch.setattr(training, "SMALL_MODEL", 10)
+    middle = SparsifyConfig.suited(model, table)
+    assert middle.attention and middle.precision == "bfloat16" and middle.flattening is not None
+    monkeypatch.setattr(training, "LARGE_MODEL", 10)
+    large = SparsifyConfig.suited(model, table)
+    assert not large.attention and large.precision == "bfloat16" and large.flattening is not None
+    pruning = SparsifyConfig.suited(model, ModelTarget(model))
+    assert pruning.attention and pruning.layers is None and pruning.flattening is None
+
+
+def test_a_subnetwork_knows_what_was_searched_for_it(model, table, corpus):
+    everywhere = find_subnetwork(model, table, corpus, replace(QUICK, steps=1))
+    first_mlp = find_subnetwork(model, table, corpus, replace(QUICK, steps=1, attention=False, layers=1))
+    assert everywhere.searched() == everywhere.total
+    assert first_mlp.searched() == Subnetwork.mlp(model, 0).kept
+    blocks = model.architecture.blocks
+    searched = [block for block, names in blocks.items() if set(names) <= set(model.architecture.within(1, attention=False))]
+    assert set(blocks) - set(first_mlp.empty_blocks) <= set(searched)
+
+
+def test_blocks_dropped_from_the_subnetwork_are_not_dropped_from_a_target_that_is_the_same_model(model, corpus, monkeypatch):
+    config = replace(QUICK, steps=1, attention=False, flattening=None)
+    itself = find_subnetwork(model, ModelTarget(model), corpus, config)
+    twin = find_subnetwork(model, ModelTarget(replace(model, hf=copy.deepcopy(model.hf))), corpus, replace(config, attempts=2))
+    assert itself.provenance["history"] == twin.provenance["history"]
 
 
 def test_the_paper_schedule_is_the_release_recipe():
