@@ -20,6 +20,9 @@ test: export HF_HUB_OFFLINE := 1
 # Notebooks run in notebooks/, so files and folders named from here are passed on as absolute paths.
 located = $(if $(and $(findstring /,$(1))$(findstring .,$(1)),$(wildcard $(1))),$(abspath $(1)),$(1))
 
+# A model's own notebook parameters, where its figures were not made with the notebooks' defaults: notebooks/settings/MODEL/NN.yaml.
+settings = $$(ls notebooks/settings/$(MODEL)/$$number.yaml 2>/dev/null | sed 's/^/-f /')
+
 # Notebook 02 trains its masks live; the other tests of notebooks load those that `make notebooks` trained.
 LIVE := $(WORK)/test/notebooks/02_find_subnetworks.ipynb
 NBVAL := $(BIN)/python -m pytest -q --nbval --nbval-cell-timeout 1200 -p no:cacheprovider --rootdir $(WORK)/test
@@ -35,7 +38,7 @@ reproduce: .venv/ready
 	@mkdir -p .store $(WORK) && touch .store/unfinished
 	@for number in $(NOTEBOOKS); do \
 		echo "== notebook $$number on $(MODEL)"; \
-		$(PAPERMILL) notebooks/$${number}_*.ipynb $(WORK)/$$number.ipynb \
+		$(PAPERMILL) notebooks/$${number}_*.ipynb $(WORK)/$$number.ipynb $(settings) \
 			-r model "$(call located,$(MODEL))" -r corpus "$(call located,$(CORPUS))" -r device "$(DEVICE)" || exit 1; \
 	done
 	@rm .store/unfinished

@@ -14,6 +14,7 @@ from bigramlib.claims import CLAIMS
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+SETTINGS = sorted((ROOT / "notebooks" / "settings").rglob("*.yaml"))
 
 
 def constraints() -> dict[str, str]:
@@ -63,6 +64,17 @@ def test_notebook_has_checked_output(path):
     cells = nbformat.read(path, as_version=4).cells
     checked = [cell for cell in cells if cell.cell_type == "code" and "NBVAL_IGNORE_OUTPUT" not in cell.source]
     assert any(cell.outputs for cell in checked)
+
+
+@pytest.mark.parametrize("path", SETTINGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_settings_of_a_model_are_parameters_of_its_notebook(path):
+    notebook = next(notebook for notebook in NOTEBOOKS if notebook.stem.startswith(f"{path.stem}_"))
+    parameters: dict[str, object] = {}
+    exec(next(c.source for c in nbformat.read(notebook, as_version=4).cells if "parameters" in c.metadata.get("tags", [])), parameters)
+    settings = yaml.safe_load(path.read_text())
+    for name, value in settings.items():
+        assert type(value) is type(parameters[name])
+        assert value != parameters[name]
 
 
 def test_every_figure_comes_with_its_data():
