@@ -14,7 +14,8 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from bigramlib import ModelTarget, SparsifyConfig, Subnetwork, TokenCorpus, find_subnetwork, training
-from bigramlib.training import flattened_sample, is_unstable
+from bigramlib.batches import flattened_sample
+from bigramlib.training import is_unstable
 
 QUICK = SparsifyConfig(sparsity_penalty=1.0, steps=30, batch_size=2, sequence_length=16, learning_rate=0.05)
 
@@ -26,10 +27,10 @@ def test_steps_equal_hand_written_ones(tokenizer, corpus, table, flattening, log
     model = build("llama", tokenizer)
     model.maskable["model.layers.0.mlp.up_proj.weight"][0, :5] = 0.0
     config = replace(QUICK, steps=4, flattening=flattening, final_beta=16.0)
-    draw = training._batches(corpus, config, np.random.default_rng(0))
+    draw = training.batches(corpus, config, np.random.default_rng(0))
     found, losses = training._train(model, table, draw, config)
 
-    draw = training._batches(corpus, config, np.random.default_rng(0))
+    draw = training.batches(corpus, config, np.random.default_rng(0))
     logits = {name: torch.where(weight == 0, -1e6, 0.0).requires_grad_() for name, weight in model.maskable.items()}
     n = sum(weight.numel() for weight in logits.values())
     optimizer = torch.optim.AdamW(logits.values(), lr=config.learning_rate)
@@ -166,10 +167,10 @@ def test_equal_penalties_make_equal_runs_whatever_their_type(model, table, corpu
 def test_the_suited_schedule_follows_the_target_and_the_size(model, table, monkeypatch):
     assert SparsifyConfig.suited(model, table, 3.0, seed=2) == SparsifyConfig(sparsity_penalty=3.0, seed=2)
     assert SparsifyConfig.suited(model, ModelTarget(model)).flattening is None
-    monkeypatch.setattr(training, "SMALL_MODEL", 10)
+    monkeypatch.setattr("bigramlib.config.SMALL_MODEL", 10)
     middle = SparsifyConfig.suited(model, table)
     assert middle.attention and middle.precision == "bfloat16" and middle.flattening is not None
-    monkeypatch.setattr(training, "LARGE_MODEL", 10)
+    monkeypatch.setattr("bigramlib.config.LARGE_MODEL", 10)
     large = SparsifyConfig.suited(model, table)
     assert not large.attention and large.precision == "bfloat16" and large.flattening is not None
     pruning = SparsifyConfig.suited(model, ModelTarget(model))
@@ -269,7 +270,7 @@ def test_power_one_draws_in_proportion_so_that_the_weights_are_equal():
 
 def test_batch_weights_sum_to_one(corpus):
     for flattening in (None, 0.5):
-        _, weights = training._batches(corpus, replace(QUICK, flattening=flattening), np.random.default_rng(0))()
+        _, weights = training.batches(corpus, replace(QUICK, flattening=flattening), np.random.default_rng(0))()
         assert weights.sum() == pytest.approx(1)
 
 
@@ -333,11 +334,11 @@ def test_what_is_not_searched_is_not_kept(any_model, table, corpus, limits):
 
 def test_searching_mlps_alone_is_a_search_with_closed_attention(model, table, corpus, monkeypatch):
     config = replace(QUICK, attention=False)
-    draw = training._batches(corpus, config, np.random.default_rng(0))
+    draw = training.batches(corpus, config, np.random.default_rng(0))
     skipped, losses = training._train(model, table, draw, config)
     monkeypatch.setattr(type(model), "skipping", lambda self, blocks: nullcontext())
     with (Subnetwork.mlp(model, 0) | Subnetwork.mlp(model, 1)).applied(model):
-        draw = training._batches(corpus, config, np.random.default_rng(0))
+        draw = training.batches(corpus, config, np.random.default_rng(0))
         computed, expected = training._train(model, table, draw, config)
     assert np.allclose(losses, expected, rtol=1e-4)
     assert (skipped & computed).kept > 0.99 * (skipped | computed).kept

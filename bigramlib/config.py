@@ -1,0 +1,114 @@
+"""How to search: the settings of continuous sparsification, and the schedules that suit a model or follow the paper."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+
+from bigramlib.models import LanguageModel
+from bigramlib.targets import Target
+
+SMALL_MODEL, LARGE_MODEL = 5_000_000, 50_000_000
+"""Maskable weights up to which, and from which on, a model is searched in other ways (`SparsifyConfig.suited`)."""
+
+
+@dataclass(frozen=True)
+class SparsifyConfig:
+    """How to find a subnetwork; `suited` is the schedule for a model and a target, `paper` is the paper's.
+
+    Attributes:
+        sparsity_penalty: lambda, nats for keeping every weight; larger finds smaller subnetworks.
+        steps: optimizer steps at most.
+        batch_size, sequence_length: tokens of one step.
+        learning_rate: of AdamW on the mask logits (other settings are torch's defaults).
+        final_beta: beta grows geometrically from 1 to this over `steps`.
+        flattening: None trains on running text. A power a draws i.i.d. tokens in proportion to (unigram probability)^a
+            and weights their losses back to the unigram distribution: the target depends on the current token alone,
+            so this is the same objective with less noise, though in unnatural contexts.
+        attention: False drops all attention weights beforehand and searches the MLPs alone: the target depends on the current
+            token alone, which is all that an MLP sees, so steps cost less and contexts add no noise.
+        layers: search this many layers from the first on and drop the weights of later ones beforehand; None searches all.
+        precision: of the forward and backward pass; logits, their updates and the model's own weights are float32 always.
+        undecided_share: stop when gates between 0.1 and 0.9 are at most this share of the gates above 0.9.
+        attempts: runs whose loss stays unstable (`is_unstable`) are tried again with another shuffle, so often in all.
+        seed: of the batches.
+    """
+
+    sparsity_penalty: float | int = 10.0
+    steps: int = 150
+    batch_size: int = 8
+    sequence_length: int = 128
+    learning_rate: float = 9e-3
+    final_beta: float = 1000.0
+    flattening: float | None = 0.5
+    attention: bool = True
+    layers: int | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    undecided_share: float = 0.01
+    attempts: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sparsity_penalty", float(self.sparsity_penalty))
+        if not (self.sparsity_penalty >= 0 and math.isfinite(self.sparsity_penalty)):
+            raise ValueError(
+                f"sparsity_penalty (lambda) is {self.sparsity_penalty}; it must be zero or a positive number. "
+                "Use Subnetwork.full or Subnetwork.empty for the limits."
+            )
+        for name in ("steps", "batch_size", "sequence_length", "attempts", "layers"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
+            raise ValueError(f"learning_rate is {self.learning_rate}; it must be a positive number.")
+        if not self.final_beta >= 1:
+            raise ValueError(f"final_beta is {self.final_beta}; it must be at least 1, where beta starts.")
+        if self.precision not in ("float32", "bfloat16"):
+            raise ValueError(f"precision is {self.precision!r}; use 'float32' or 'bfloat16'.")
+        if self.flattening is not None and not 0 <= self.flattening <= 1:
+            raise ValueError(f"flattening is {self.flattening}; it must lie between 0 and 1, or be None for running text.")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of masked weights and activations."""
+        return getattr(torch, self.precision)
+
+    @classmethod
+    def suited(
+        cls, model: LanguageModel, target: Target, sparsity_penalty: float | int = 10.0, seed: int = 0
+    ) -> SparsifyConfig:
+        """The shortest schedule known to find good subnetworks in a model of this size, for this target.
+
+        A target that reads the context is learnt from running text, a bigram table from i.i.d. tokens. Models above
+        `SMALL_MODEL` maskable weights are computed in bfloat16 and take more steps of fewer tokens, at a higher rate, with beta
+        growing slowly. Above `LARGE_MODEL` only the MLPs of the first eight layers are searched for a bigram table: that
+        attention and later layers keep nothing is imposed there, not found.
+        """
+        maskable = sum(weight.numel() for weight in model.maskable.values())
+        chosen = cls(sparsity_penalty=sparsity_penalty, seed=seed)
+        if maskable > SMALL_MODEL:
+            chosen = replace(chosen, precision="bfloat16")
+        if target.reads_context:
+            return replace(chosen, flattening=None)
+        if maskable > SMALL_MODEL:
+            chosen = replace(chosen, steps=600, batch_size=2, learning_rate=3e-2, final_beta=100.0)
+        if maskable > LARGE_MODEL:
+            chosen = replace(chosen, steps=1000, attention=False, layers=8)
+        return chosen
+
+    @classmethod
+    def paper(cls, sparsity_penalty: float, seed: int = 0) -> SparsifyConfig:
+        """The recipe of the paper's release: 15,000 steps of 32 x 128 tokens of running text, beta times 1.001 a step."""
+        steps = 15_000
+        return cls(
+            sparsity_penalty=sparsity_penalty,
+            steps=steps,
+            batch_size=32,
+            learning_rate=5e-5,
+            final_beta=1.001**steps,
+            flattening=None,
+            attempts=4,
+            seed=seed,
+        )
