@@ -96,10 +96,8 @@ def token_losses(model: LanguageModel, subnetwork: Subnetwork, behaviour: Behavi
                 torch.from_numpy(np.ascontiguousarray(part[here])).to(model.device)
                 for part in (behaviour.ids, behaviour.following, counted)
             )
-            hidden = model.hidden(ids)
-            for rows in model.row_chunks(*ids.shape):
-                logits = model.unembed(hidden[rows][place[rows]])
-                found.append(torch.nn.functional.cross_entropy(logits, following[rows][place[rows]], reduction="none"))
+            hidden = model.hidden(ids)[place]
+            found.append(model.log_partition(hidden) - model.logits_of(hidden, following[place]))
     losses = np.zeros(counted.shape)
     losses[counted] = torch.cat(found).cpu().numpy()
     return losses[behaviour.chosen] - (0.0 if behaviour.compared is None else losses[behaviour.compared])

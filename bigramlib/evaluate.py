@@ -96,11 +96,9 @@ def evaluate(
             ids = torch.from_numpy(current[begin : begin + batch_size]).to(model.device)
             chosen = torch.from_numpy(following[begin : begin + batch_size]).to(model.device)
             hidden = model.hidden(ids)
-            for rows in model.row_chunks(*ids.shape):
-                logits = model.unembed(hidden[rows])
-                surprisal = logits.logsumexp(-1) - logits.gather(-1, chosen[rows, :, None])[..., 0]
-                surprisals.append(surprisal.cpu().double().numpy())
-                kls.append(divergence(ids[rows], hidden[rows], logits).cpu().double().numpy())
+            log_partition = model.log_partition(hidden)
+            surprisals.append((log_partition - model.logits_of(hidden, chosen)).cpu().double().numpy())
+            kls.append(divergence.given(ids, hidden, log_partition).cpu().double().numpy())
     bits = np.concatenate(surprisals)[valid] / NATS_PER_BIT
     bigram_bits = table.surprisals(current, following)[valid]
     finite = np.isfinite(bigram_bits)

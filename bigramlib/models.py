@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.func import functional_call
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from bigramlib import llama2c
+from bigramlib import llama2c, vocabulary
 from bigramlib.architectures import WRITING_COMPONENTS, Architecture
 from bigramlib.checkpoints import load_checkpoint
 from bigramlib.corpus import EVALUATION_SHARE, SELF, TokenCorpus, load_corpus, stored_corpus
@@ -29,7 +29,6 @@ RANDOM = " (random"
 """In the name of a randomly initialised control."""
 SELF_TOKENS = 200_000
 MAX_DOCUMENT = 512
-LOGITS_AT_ONCE = 2**22
 
 
 @dataclass(frozen=True)
@@ -104,11 +103,6 @@ class LanguageModel:
         """The bound of a tanh cap on the logits (Gemma 2); None where logits are linear in the last hidden state."""
         return getattr(self.hf.config, "final_logit_softcapping", None)
 
-    def row_chunks(self, rows: int, positions: int) -> list[slice]:
-        """Slices of a batch's sequences that each have at most `LOGITS_AT_ONCE` logits, or one sequence."""
-        size = max(1, LOGITS_AT_ONCE // (positions * self.vocabulary_size))
-        return [slice(begin, begin + size) for begin in range(0, rows, size)]
-
     @cached_property
     def prefix(self) -> list[int]:
         """What the tokenizer puts before every text: a beginning-of-sequence token for models that want one, else nothing.
@@ -156,7 +150,21 @@ class LanguageModel:
 
     def unembed(self, hidden: Float[Tensor, "*shape d_model"]) -> Float[Tensor, "*shape vocab"]:
         """Next-token logits of a last hidden state."""
-        logits = torch.nn.functional.linear(hidden, *self.unembedding)
+        return self._capped(torch.nn.functional.linear(hidden, *self.unembedding))
+
+    def log_partition(self, hidden: Float[Tensor, "*shape d_model"]) -> Float[Tensor, "*shape"]:
+        """Log sum exp of the next-token logits of last hidden states, nats, without holding many of the logits."""
+        if hidden[..., 0].numel() * self.vocabulary_size <= vocabulary.LOGITS_AT_ONCE:
+            return self.unembed(hidden).float().logsumexp(-1)
+        return vocabulary.log_partition(hidden, *self.unembedding, self.logit_cap)
+
+    def logits_of(self, hidden: Float[Tensor, "*shape d_model"], tokens: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """The logit of one next token for each last hidden state."""
+        weight, bias = self.unembedding
+        logits = torch.linalg.vecdot(hidden, weight[tokens])
+        return self._capped(logits if bias is None else logits + bias[tokens])
+
+    def _capped(self, logits: Tensor) -> Tensor:
         return logits if self.logit_cap is None else self.logit_cap * torch.tanh(logits / self.logit_cap)
 
     def sample(self, prompt: str, tokens: int = 60, seed: int = 0) -> str:

@@ -7,6 +7,7 @@ E = P W_U and e = P b are computed once from the sparse table P.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,10 +22,10 @@ from torch import Tensor
 from bigramlib.corpus import TokenCorpus
 from bigramlib.models import LanguageModel
 from bigramlib.store import content_hash
+from bigramlib.vocabulary import by_rows
 
-BoundTarget = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""A target on a model: from ids [batch, pos], last hidden states [batch, pos, d_model] and logits [batch, pos, vocab] to the KL
-of each position, nats."""
+BoundTarget = Callable[[Tensor, Tensor], Tensor]
+"""A target on a model: from ids [batch, pos] and last hidden states [batch, pos, d_model] to the KL of each position, nats."""
 
 
 @runtime_checkable
@@ -140,7 +141,7 @@ class BigramTable:
         with np.errstate(divide="ignore"):
             return -np.log2(probability).reshape(current.shape)
 
-    def bind(self, model: LanguageModel) -> BoundTarget:
+    def bind(self, model: LanguageModel) -> BoundTable:
         """Prepare for a model: E = P W_U where its logits are linear, gathered sparse rows where they are capped."""
         if model.vocabulary_size != self.vocabulary_size:
             raise ValueError(
@@ -150,10 +151,31 @@ class BigramTable:
         return _LinearTable(self, model) if model.logit_cap is None else _GatheredTable(self, model)
 
 
-class _LinearTable:
+class BoundTable(ABC):
+    """A table on a model."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        self.model = model
+
+    def __call__(self, ids: Int[Tensor, "batch pos"], hidden: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos"]:
+        """KL of each position, nats."""
+        return self.given(ids, hidden, self.model.log_partition(hidden))
+
+    @abstractmethod
+    def given(
+        self,
+        ids: Int[Tensor, "batch pos"],
+        hidden: Float[Tensor, "batch pos d_model"],
+        log_partition: Float[Tensor, "batch pos"],
+    ) -> Float[Tensor, "batch pos"]:
+        """KL of each position, nats, where the log partition function of the model is known."""
+
+
+class _LinearTable(BoundTable):
     """KL to a table through the expected target logit h . E[c] + e[c]; exact, at any vocabulary size."""
 
     def __init__(self, table: BigramTable, model: LanguageModel) -> None:
+        super().__init__(model)
         matrix, bias = model.unembedding
         readout = matrix.cpu().double().numpy()
         if bias is not None:
@@ -166,20 +188,21 @@ class _LinearTable:
         bias_part = 0.0 if bias is None else expected[:, width]
         self.offset = bias_part + torch.as_tensor(table.entropy, dtype=torch.float32, device=model.device)
 
-    def __call__(
+    def given(
         self,
         ids: Int[Tensor, "batch pos"],
         hidden: Float[Tensor, "batch pos d_model"],
-        logits: Float[Tensor, "batch pos vocab"],
+        log_partition: Float[Tensor, "batch pos"],
     ) -> Float[Tensor, "batch pos"]:
         expected_logit = (hidden.float() * self.expected_readout[ids]).sum(-1)
-        return logits.float().logsumexp(-1) - expected_logit - self.offset[ids]
+        return log_partition - expected_logit - self.offset[ids]
 
 
-class _GatheredTable:
+class _GatheredTable(BoundTable):
     """KL to a table by gathering the logits of each context's successors (for logits that are not linear)."""
 
     def __init__(self, table: BigramTable, model: LanguageModel) -> None:
+        super().__init__(model)
         backoff = scipy.sparse.csr_array(table.backoff[None])
         rows = scipy.sparse.vstack([table.conditional, backoff]).tocsr()
         device = model.device
@@ -190,11 +213,19 @@ class _GatheredTable:
         self.probability = torch.as_tensor(rows.data, dtype=torch.float32, device=device)
         self.entropy = torch.as_tensor(table.entropy, dtype=torch.float32, device=device)
 
-    def __call__(
+    def given(
         self,
         ids: Int[Tensor, "batch pos"],
         hidden: Float[Tensor, "batch pos d_model"],
-        logits: Float[Tensor, "batch pos vocab"],
+        log_partition: Float[Tensor, "batch pos"],
+    ) -> Float[Tensor, "batch pos"]:
+        expected_logit = by_rows(
+            lambda part, rows: self._expected_logit(ids[rows], self.model.unembed(part)), hidden, self.model.vocabulary_size
+        )
+        return log_partition - expected_logit - self.entropy[ids]
+
+    def _expected_logit(
+        self, ids: Int[Tensor, "batch pos"], logits: Float[Tensor, "batch pos vocab"]
     ) -> Float[Tensor, "batch pos"]:
         logits = logits.float().flatten(0, 1)
         rows = self.row_of[ids.flatten()]
@@ -203,8 +234,7 @@ class _GatheredTable:
         first = torch.cumsum(lengths, 0) - lengths
         entry = (self.begin[rows] - first)[position] + torch.arange(len(position), device=rows.device)
         terms = self.probability[entry] * logits[position, self.column[entry]]
-        expected_logit = torch.zeros(len(rows), device=rows.device).index_add(0, position, terms)
-        return (logits.logsumexp(-1) - expected_logit).view(ids.shape) - self.entropy[ids]
+        return torch.zeros(len(rows), device=rows.device).index_add(0, position, terms).view(ids.shape)
 
 
 @dataclass(frozen=True)
@@ -228,12 +258,16 @@ class ModelTarget:
                 f"{model.vocabulary_size}; both must share a vocabulary."
             )
 
-        def divergence(
-            ids: Int[Tensor, "batch pos"], hidden: Float[Tensor, "batch pos d_model"], logits: Float[Tensor, "batch pos vocab"]
-        ) -> Float[Tensor, "batch pos"]:
+        def divergence(ids: Int[Tensor, "batch pos"], hidden: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos"]:
             with torch.no_grad():
-                target = self.model.unembed(self.model.hidden(ids)).float().log_softmax(-1)
-            own = logits.float().log_softmax(-1)
-            return (target.exp() * (target - own)).sum(-1)
+                wanted = self.model.hidden(ids)
+
+            def of_rows(part: Tensor, rows: slice) -> Tensor:
+                with torch.no_grad():
+                    target = self.model.unembed(wanted[rows]).float().log_softmax(-1)
+                own = model.unembed(part).float().log_softmax(-1)
+                return (target.exp() * (target - own)).sum(-1)
+
+            return by_rows(of_rows, hidden, model.vocabulary_size)
 
         return divergence

@@ -24,7 +24,7 @@ from bigramlib.models import LanguageModel
 from bigramlib.progress import tqdm
 from bigramlib.store import content_hash, store_folder
 from bigramlib.subnetwork import Subnetwork
-from bigramlib.targets import BoundTarget, Target
+from bigramlib.targets import Target
 
 CHECK_EVERY = 10
 
@@ -125,7 +125,7 @@ def _train(
             with torch.autocast(model.device.type, torch.bfloat16, enabled=config.dtype == torch.bfloat16):
                 with model.skipping(gates.dropped):
                     hidden = model.hidden(ids, gates.masked)
-                kl = (_divergences(model, divergence, ids, hidden) * weights).sum()
+                kl = (divergence(ids, hidden) * weights).sum()
             losses.append(kl.item() + config.sparsity_penalty * gates.mean())
             if not math.isfinite(losses[-1]):
                 raise FloatingPointError(
@@ -144,40 +144,3 @@ def _train(
                 if converged := undecided <= config.undecided_share * on:
                     break
     return Subnetwork(gates.masks(), model.architecture, {"steps": step, "converged": converged, "history": history}), losses
-
-
-def _divergences(model: LanguageModel, divergence: BoundTarget, ids: Tensor, hidden: Tensor) -> Tensor:
-    """The KL of each position; where a batch has many logits, never with all of them in memory."""
-    chunks = model.row_chunks(*ids.shape)
-    if len(chunks) == 1:
-        return divergence(ids, hidden, model.unembed(hidden))
-    return _ByChunks.apply(hidden, chunks, lambda part, rows: divergence(ids[rows], part, model.unembed(part)))
-
-
-class _ByChunks(torch.autograd.Function):
-    """A loss of each position that depends on that position's hidden state alone, chunk by chunk of the batch.
-
-    The gradient to the hidden states is taken in the forward pass, while a chunk's logits exist; nothing else is kept. The
-    unembedding is frozen, so there is no other gradient.
-    """
-
-    @staticmethod
-    def forward(
-        context: torch.autograd.function.FunctionCtx,
-        hidden: Tensor,
-        chunks: list[slice],
-        function: Callable[[Tensor, slice], Tensor],
-    ) -> Tensor:
-        losses, gradients = [], []
-        for rows in chunks:
-            part = hidden[rows].detach().requires_grad_()
-            with torch.enable_grad():
-                loss = function(part, rows)
-                gradients += torch.autograd.grad(loss.sum(), part)
-            losses.append(loss.detach())
-        context.save_for_backward(torch.cat(gradients))
-        return torch.cat(losses)
-
-    @staticmethod
-    def backward(context: torch.autograd.function.FunctionCtx, outer: Tensor) -> tuple[Tensor, None, None]:
-        return context.saved_tensors[0] * outer[..., None], None, None

@@ -39,7 +39,7 @@ def naive(model, corpus, table, length):
 
 @pytest.mark.parametrize("logits_at_once", [2**22, 1])
 def test_measures_equal_a_naive_computation(any_model, held_out, table, logits_at_once, monkeypatch):
-    monkeypatch.setattr("bigramlib.models.LOGITS_AT_ONCE", logits_at_once)
+    monkeypatch.setattr("bigramlib.vocabulary.LOGITS_AT_ONCE", logits_at_once)
     result = evaluate(any_model, held_out, table, sequence_length=32, batch_size=3, max_tokens=None)
     own, bigram, kl = naive(any_model, held_out, table, 32)
     finite = np.isfinite(bigram)
@@ -73,6 +73,8 @@ def test_a_model_that_is_the_table_correlates_perfectly(model, held_out, table, 
     ids_seen = []
     monkeypatch.setattr(type(model), "hidden", lambda self, ids: ids_seen.append(ids) or torch.zeros(*ids.shape, 16))
     monkeypatch.setattr(type(model), "unembed", lambda self, hidden: rows[ids_seen[-1]])
+    logits_of = lambda self, hidden, tokens: rows[ids_seen[-1]].gather(-1, tokens[..., None])[..., 0]  # noqa: E731
+    monkeypatch.setattr(type(model), "logits_of", logits_of)
     result = evaluate(model, held_out, table)
     assert result.r == pytest.approx(1, abs=1e-6)
     assert result.r_clipped < 1

@@ -69,8 +69,9 @@ def test_notebook_has_checked_output(path):
 @pytest.mark.parametrize("path", SETTINGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_settings_of_a_model_are_parameters_of_its_notebook(path):
     notebook = next(notebook for notebook in NOTEBOOKS if notebook.stem.startswith(f"{path.stem}_"))
+    cells = nbformat.read(notebook, as_version=4).cells
     parameters: dict[str, object] = {}
-    exec(next(c.source for c in nbformat.read(notebook, as_version=4).cells if "parameters" in c.metadata.get("tags", [])), parameters)
+    exec(next(cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])), parameters)
     settings = yaml.safe_load(path.read_text())
     for name, value in settings.items():
         assert type(value) is type(parameters[name])

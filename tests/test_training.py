@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import VOCABULARY, build, token_ids
+from conftest import VOCABULARY, build
 from torch.func import functional_call
 from torch.nn import functional
 
@@ -23,7 +23,7 @@ QUICK = SparsifyConfig(sparsity_penalty=1.0, steps=30, batch_size=2, sequence_le
 @pytest.mark.parametrize("logits_at_once", [2**22, 1])
 @pytest.mark.parametrize("flattening", [None, 0.5])
 def test_steps_equal_hand_written_ones(tokenizer, corpus, table, flattening, logits_at_once, monkeypatch):
-    monkeypatch.setattr("bigramlib.models.LOGITS_AT_ONCE", logits_at_once)
+    monkeypatch.setattr("bigramlib.vocabulary.LOGITS_AT_ONCE", logits_at_once)
     model = build("llama", tokenizer)
     model.maskable["model.layers.0.mlp.up_proj.weight"][0, :5] = 0.0
     config = replace(QUICK, steps=4, flattening=flattening, final_beta=16.0)
@@ -52,23 +52,6 @@ def test_steps_equal_hand_written_ones(tokenizer, corpus, table, flattening, log
     agreement = [(found.masks[name] == (value > 0)).float().mean() for name, value in logits.items()]
     assert min(agreement) > 0.99
     assert not found.masks["model.layers.0.mlp.up_proj.weight"][0, :5].any()
-
-
-@pytest.mark.parametrize("to_itself", [False, True])
-def test_chunks_of_a_batch_give_the_losses_and_gradients_of_the_whole(any_model, table, to_itself, monkeypatch):
-    target = ModelTarget(build(any_model.architecture.model_type, any_model.tokenizer, seed=9)) if to_itself else table
-    divergence = target.bind(any_model)
-    ids, weights = token_ids(3, (5, 7)), torch.rand(5, 7, generator=torch.Generator().manual_seed(0))
-    found = []
-    for at_once in (2**22, 2 * 7 * VOCABULARY):
-        monkeypatch.setattr("bigramlib.models.LOGITS_AT_ONCE", at_once)
-        hidden = any_model.hidden(ids).requires_grad_()
-        losses = training._divergences(any_model, divergence, ids, hidden)
-        (losses * weights).sum().backward()
-        found.append((losses.detach(), hidden.grad))
-    assert len(any_model.row_chunks(5, 7)) == 3
-    for whole, chunked in zip(*found, strict=True):
-        assert torch.allclose(whole, chunked, atol=1e-5)
 
 
 def test_a_planted_subnetwork_is_found(tokenizer):
@@ -361,7 +344,7 @@ def test_a_backward_pass_leaves_no_gradients_and_no_gates_behind(model, table, c
     gates.close(1.0)
     ids = torch.from_numpy(corpus.ids[:32]).long().view(2, 16)
     before = [block.logits.detach().clone() for block in gates.blocks]
-    table.bind(model)(ids, hidden := model.hidden(ids, gates.masked), model.unembed(hidden)).sum().backward()
+    table.bind(model)(ids, model.hidden(ids, gates.masked)).sum().backward()
     for block, logits in zip(gates.blocks, before, strict=True):
         assert not torch.equal(block.logits, logits)
         assert block.gradient is None and block.logits.grad is None

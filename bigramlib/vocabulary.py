@@ -1,0 +1,124 @@
+"""Losses over a large vocabulary without ever holding a batch's logits: the log partition function, and any loss row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+LOGITS_AT_ONCE = 2**22
+"""Logits that may be in memory together."""
+
+
+def row_chunks(rows: int, positions: int, vocabulary_size: int) -> list[slice]:
+    """Slices of a batch's sequences that each have at most `LOGITS_AT_ONCE` logits, or one sequence."""
+    size = max(1, LOGITS_AT_ONCE // (positions * vocabulary_size))
+    return [slice(begin, begin + size) for begin in range(0, rows, size)]
+
+
+def by_rows(
+    loss: Callable[[Tensor, slice], Tensor], hidden: Float[Tensor, "batch pos d_model"], vocabulary_size: int
+) -> Float[Tensor, "batch pos"]:
+    """A loss of each position that depends on that position's hidden state alone, computed `row_chunks` at a time.
+
+    Args:
+        loss: from some rows of the hidden states, and which rows they are, to the losses of their positions.
+        hidden: last hidden states, the only thing that the loss is differentiated by.
+        vocabulary_size: logits of each position.
+    """
+    chunks = row_chunks(*hidden.shape[:2], vocabulary_size)
+    return loss(hidden, chunks[0]) if len(chunks) == 1 else _ByRows.apply(hidden, chunks, loss)
+
+
+def log_partition(
+    hidden: Float[Tensor, "*shape d_model"],
+    unembedding: Float[Tensor, "vocab d_model"],
+    bias: Float[Tensor, " vocab"] | None = None,
+    cap: float | None = None,
+) -> Float[Tensor, "*shape"]:
+    """Log sum exp of the logits of each hidden state, nats; differentiable in the hidden states alone.
+
+    The vocabulary is taken in parts, with a running maximum, as in memory-efficient attention (Rabe & Staats 2021). The
+    gradient, the expected row of the unembedding under the softmax, is summed up in the same pass while a part's logits exist.
+    Under autocast the matrix products are in its lower precision and everything else in float32.
+
+    Args:
+        hidden: last hidden states.
+        unembedding: one row for each token.
+        bias: of the logits.
+        cap: bound of a tanh cap on the logits.
+    """
+    return _LogPartition.apply(hidden, unembedding, bias, cap)
+
+
+class _ByRows(torch.autograd.Function):
+    """Takes the gradient to the hidden states in the forward pass, while a chunk's logits exist; nothing else is kept."""
+
+    @staticmethod
+    def forward(
+        context: torch.autograd.function.FunctionCtx,
+        hidden: Tensor,
+        chunks: list[slice],
+        loss: Callable[[Tensor, slice], Tensor],
+    ) -> Tensor:
+        losses, gradients = [], []
+        for rows in chunks:
+            part = hidden[rows].detach().requires_grad_(context.needs_input_grad[0])
+            with torch.set_grad_enabled(context.needs_input_grad[0]):
+                found = loss(part, rows)
+                if context.needs_input_grad[0]:
+                    gradients += torch.autograd.grad(found.sum(), part)
+            losses.append(found.detach())
+        if gradients:
+            context.save_for_backward(torch.cat(gradients))
+        return torch.cat(losses)
+
+    @staticmethod
+    def backward(context: torch.autograd.function.FunctionCtx, outer: Tensor) -> tuple[Tensor, None, None]:
+        return context.saved_tensors[0] * outer[..., None], None, None
+
+
+class _LogPartition(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        context: torch.autograd.function.FunctionCtx,
+        hidden: Tensor,
+        unembedding: Tensor,
+        bias: Tensor | None,
+        cap: float | None,
+    ) -> Tensor:
+        kind = hidden.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else unembedding.dtype
+        flat = hidden.flatten(0, -2).to(dtype)
+        maximum = torch.full((len(flat), 1), -torch.inf, device=hidden.device)
+        total = torch.zeros_like(maximum)
+        expected = torch.zeros_like(flat, dtype=torch.float32) if context.needs_input_grad[0] else None
+        size = max(1, LOGITS_AT_ONCE // len(flat))
+        for begin in range(0, len(unembedding), size):
+            rows = unembedding[begin : begin + size].to(dtype)
+            logits = torch.nn.functional.linear(flat, rows).float()
+            if bias is not None:
+                logits += bias[begin : begin + size]
+            if cap is not None:
+                logits = logits.div_(cap).tanh_()
+            slope = 1 - logits**2 if cap is not None and expected is not None else None
+            if cap is not None:
+                logits *= cap
+            larger = torch.maximum(maximum, logits.amax(-1, keepdim=True))
+            shrink = (maximum - larger).exp_()
+            weights = logits.sub_(larger).exp_()
+            maximum, total = larger, total.mul_(shrink).add_(weights.sum(-1, keepdim=True))
+            if expected is not None:
+                if slope is not None:
+                    weights *= slope
+                expected.mul_(shrink).add_(weights.to(dtype) @ rows)
+        if expected is not None:
+            context.save_for_backward(expected.div_(total).view(hidden.shape))
+        return (maximum + total.log()).view(hidden.shape[:-1])
+
+    @staticmethod
+    def backward(context: torch.autograd.function.FunctionCtx, outer: Tensor) -> tuple[Tensor, None, None, None]:
+        (expected,) = context.saved_tensors
+        return expected * outer[..., None], None, None, None
