@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Integer
 
 from bigramlib.progress import tqdm
-from bigramlib.store import content_hash, store_folder, written_whole
+from bigramlib.store import content_hash, file_hash, store_folder, stored_folder
 
 SELF = "self"
 DOCUMENT_SEPARATOR = "<|endoftext|>"
@@ -174,11 +173,10 @@ def stored_corpus(
     if not 0 < evaluation_share < 1:
         raise ValueError(f"evaluation_share is {evaluation_share}; it must lie between 0 and 1.")
     hashed = content_hash(*key, vocabulary_size, evaluation_share, seed, "corpus 2")[:24]
-    folder = store_folder("corpora") / hashed
-    if not folder.exists():
-        with written_whole(folder) as temporary:
-            temporary.mkdir()
-            _write(documents(), temporary, name, vocabulary_size, evaluation_share, seed)
+    folder = stored_folder(
+        store_folder("corpora") / hashed,
+        lambda temporary: _write(documents(), temporary, name, vocabulary_size, evaluation_share, seed),
+    )
     return _opened(folder, "train", name), _opened(folder, "evaluation", name)
 
 
@@ -251,12 +249,7 @@ def _fingerprint(source: str) -> str:
         files = _text_files(path) if not source.startswith("hf:") else sorted(f for f in path.rglob("*") if f.is_file())
     else:
         files = [path]
-    return content_hash(source if source.startswith("hf:") else path.suffix, *map(_file_hash, files))
-
-
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return content_hash(source if source.startswith("hf:") else path.suffix, *map(file_hash, files))
 
 
 def _text_files(folder: Path) -> list[Path]:
@@ -357,10 +350,11 @@ def _write(documents: Iterable[Sequence[int]], folder: Path, name: str, vocabula
     ends = np.cumsum(sizes)
     for split, chosen in (("train", ~is_evaluation), ("evaluation", is_evaluation)):
         starts = np.concatenate([[0], np.cumsum(sizes[chosen])[:-1]])
-        ids = np.lib.format.open_memmap(folder / f"{split}.ids.npy", "w+", dtype, (int(sizes[chosen].sum()),))
-        for start, end, size in zip(starts, ends[chosen], sizes[chosen], strict=True):
-            ids[start : start + size] = everything[end - size : end]
-        ids.flush()
+        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False}
+        with (folder / f"{split}.ids.npy").open("wb") as file:  # writing to a memory map would crash where a disk is full
+            np.lib.format.write_array_header_1_0(file, header | {"shape": (int(sizes[chosen].sum()),)})
+            for end, size in zip(ends[chosen], sizes[chosen], strict=True):
+                file.write(everything[end - size : end].tobytes())
         np.save(folder / f"{split}.starts.npy", starts.astype(np.int64))
     (folder / "vocabulary_size").write_text(str(vocabulary_size))
     del everything

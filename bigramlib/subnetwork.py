@@ -210,7 +210,11 @@ class Subnetwork(HubMixin):
         return content_hash(*(part for name in self.masks for part in (name, self.masks[name].numpy())))
 
     def save(self, path: str | Path) -> None:
-        """Write one safetensors file: masks as packed bits, everything else as JSON metadata. Whole or not at all."""
+        """Write one safetensors file: masks as packed bits, everything else as JSON metadata. Whole or not at all.
+
+        Raises:
+            OSError: it cannot be written; a file that was there before stays as it was.
+        """
         header = {
             "format": FORMAT,
             "hash": self.hash,
@@ -220,8 +224,11 @@ class Subnetwork(HubMixin):
         }
         header["facts_hash"] = _facts_hash(header)
         packed = {name: np.packbits(mask.numpy()) for name, mask in self.masks.items()}
-        with written_whole(Path(path)) as temporary:
-            save_file(packed, temporary, metadata={"bigramlib": json.dumps(header)})
+        try:
+            with written_whole(Path(path)) as temporary:
+                save_file(packed, temporary, metadata={"bigramlib": json.dumps(header)})
+        except (SafetensorError, OSError) as error:
+            raise OSError(f"The subnetwork could not be written to {str(path)!r} ({error}); make room there.") from error
 
     @classmethod
     def load(cls, path: str | Path) -> Subnetwork:

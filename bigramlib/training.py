@@ -7,12 +7,15 @@ while the backward pass runs, so a step is a plain fine-tuning step plus a few e
 
 from __future__ import annotations
 
+import gc
+import logging
 import math
-from collections.abc import Callable
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 import bigramlib
@@ -22,11 +25,13 @@ from bigramlib.corpus import TokenCorpus
 from bigramlib.gates import _Gates
 from bigramlib.models import LanguageModel
 from bigramlib.progress import tqdm
-from bigramlib.store import content_hash, store_folder
+from bigramlib.resume import Checkpoint, Run, interrupts_deferred
+from bigramlib.store import content_hash, locked, set_aside, store_folder
 from bigramlib.subnetwork import Subnetwork
-from bigramlib.targets import Target
+from bigramlib.targets import BoundTarget, Target
 
 CHECK_EVERY = 10
+log = logging.getLogger(__name__)
 
 
 def find_subnetwork(
@@ -38,7 +43,8 @@ def find_subnetwork(
     """Train a mask over the model's attention and MLP matrices so that what is kept predicts the target.
 
     The result is kept in the store under a key made of the model's weights, target, corpus and config; asking again
-    with the same four returns it. The model's own weights are never changed.
+    with the same four returns it, and goes on with a run that was interrupted, to the same bits. A second process that asks
+    meanwhile waits. A stored file that is damaged is set aside, and the run made again. The model's own weights never change.
 
     Args:
         model: the frozen model.
@@ -52,6 +58,7 @@ def find_subnetwork(
 
     Raises:
         FloatingPointError: the loss is not finite.
+        MemoryError: not even one sequence at a time fits into memory (a batch that does not is taken in several passes).
         ValueError: corpus, target and model do not share a vocabulary.
     """
     config = config or SparsifyConfig.suited(model, target)
@@ -60,31 +67,55 @@ def find_subnetwork(
             f"The corpus has token ids for a vocabulary of {corpus.vocabulary_size}, but the model {model.name!r} has "
             f"{model.vocabulary_size} tokens; tokenize the text with the model's own tokenizer."
         )
-    key = content_hash(model.weights_hash, target.hash, corpus.hash, asdict(config), "mask training 1")[:24]
-    file = store_folder("subnetworks") / f"{key}.safetensors"
-    if file.exists():
-        return Subnetwork.load(file)
-    for attempt in range(config.attempts):
-        shuffled = np.random.default_rng([config.seed, attempt])
-        subnetwork, losses = _train(model, target, batches(corpus, config, shuffled), config)
-        if not is_unstable(losses):
-            break
-    provenance = {
-        "model": model.name,
+    facts = {
         "weights_hash": model.weights_hash,
         "target_hash": target.hash,
-        "corpus": corpus.name,
         "corpus_hash": corpus.hash,
         "config": asdict(config),
-        "sparsity_penalty": config.sparsity_penalty,
-        "attempt": attempt,
-        "unstable": is_unstable(losses),
-        "library": f"bigramlib {bigramlib.__version__}",
-        **subnetwork.provenance,
     }
-    subnetwork = replace(subnetwork, provenance=provenance)
-    subnetwork.save(file)
+    key = content_hash(*facts.values(), "mask training 1")[:24]
+    file = store_folder("subnetworks") / f"{key}.safetensors"
+    with locked(file):
+        if stored := _stored(file, facts):
+            return stored
+        checkpoint = Checkpoint(store_folder("unfinished") / file.name)
+        run, state = checkpoint.load() or (Run(), None)
+        for attempt in range(run.attempt, config.attempts):
+            if attempt > run.attempt:
+                run, state = Run(attempt), None
+            subnetwork = _train(model, target, corpus, config, run, state, checkpoint)
+            if not is_unstable(run.losses):
+                break
+        provenance = {
+            "model": model.name,
+            "corpus": corpus.name,
+            **facts,
+            "sparsity_penalty": config.sparsity_penalty,
+            "attempt": run.attempt,
+            "unstable": is_unstable(run.losses),
+            "library": f"bigramlib {bigramlib.__version__}",
+            **subnetwork.provenance,
+        }
+        subnetwork = replace(subnetwork, provenance=provenance)
+        subnetwork.save(file)
+        checkpoint.remove()
     return subnetwork
+
+
+def _stored(file: Path, facts: dict) -> Subnetwork | None:
+    """What the store holds for a run; a file that is damaged or of another run is set aside."""
+    if not file.exists():
+        return None
+    try:
+        found = Subnetwork.load(file)
+    except ValueError as error:
+        set_aside(file, error)
+        return None
+    for name, value in facts.items():
+        if found.provenance.get(name) != value:
+            set_aside(file, f"it is a subnetwork of another run: its {name} is {found.provenance.get(name)!r}, not {value!r}")
+            return None
+    return found
 
 
 def is_unstable(losses: list[float]) -> bool:
@@ -107,40 +138,109 @@ def is_unstable(losses: list[float]) -> bool:
 def _train(
     model: LanguageModel,
     target: Target,
-    draw: Callable[[], tuple[Tensor, Tensor]],
+    corpus: TokenCorpus,
     config: SparsifyConfig,
-) -> tuple[Subnetwork, list[float]]:
-    """One run; returns the subnetwork with its history, and the loss of each step."""
+    run: Run,
+    state: dict[str, Tensor] | None,
+    checkpoint: Checkpoint,
+) -> Subnetwork:
+    """Go on with a run, which records how, to its end; returns the subnetwork with its history."""
+    generator = np.random.default_rng([config.seed, run.attempt])
+    draw = batches(corpus, config, generator)
     divergence = target.bind(model)
     gates = _Gates(model, config)
+    if state is not None:
+        gates.restore(state)
+        generator.bit_generator.state = run.generator
+    checkpoint.begin(run.step)
     growth = config.final_beta ** (1 / config.steps)
-    history: list[tuple[int, float, float, float]] = []
-    losses: list[float] = []
-    beta, converged = 1.0, False
-    progress = tqdm(total=config.steps, desc=f"lambda {config.sparsity_penalty:g}", unit="step")
-    with progress:
-        for step in range(1, config.steps + 1):
+    progress = tqdm(total=config.steps, initial=run.step, desc=f"lambda {config.sparsity_penalty:g}", unit="step")
+    with progress, interrupts_deferred() as interrupted:
+        while run.step < config.steps and not run.converged:
             ids, weights = (part.to(model.device) for part in draw())
-            gates.close(beta)
-            with torch.autocast(model.device.type, torch.bfloat16, enabled=config.dtype == torch.bfloat16):
-                with model.skipping(gates.dropped):
-                    hidden = model.hidden(ids, gates.masked)
-                kl = (divergence(ids, hidden) * weights).sum()
-            losses.append(kl.item() + config.sparsity_penalty * gates.mean())
-            if not math.isfinite(losses[-1]):
-                raise FloatingPointError(
-                    f"The loss became {losses[-1]} at step {step} (lambda {config.sparsity_penalty:g}); "
-                    "lower learning_rate, and check that the model's weights are finite."
-                )
-            kl.backward()
-            beta *= growth
+            gates.close(run.beta)
+            kl = _step(model, divergence, gates, ids, weights, config, run)
+            run.losses.append(kl + config.sparsity_penalty * gates.mean())
+            run.beta *= growth
+            run.step += 1
             progress.update()
-            if step % CHECK_EVERY == 0 or step == config.steps:
-                on, undecided = gates.decided(beta)
-                history.append((step, kl.item(), on / gates.n, undecided / gates.n))
-                progress.set_postfix(
-                    KL=f"{kl.item():.3f}", density=f"{on / gates.n:.3%}", undecided=f"{undecided / gates.n:.3%}"
-                )
-                if converged := undecided <= config.undecided_share * on:
-                    break
-    return Subnetwork(gates.masks(), model.architecture, {"steps": step, "converged": converged, "history": history}), losses
+            if run.step % CHECK_EVERY == 0 or run.step == config.steps:
+                on, undecided = gates.decided(run.beta)
+                run.history.append((run.step, kl, on / gates.n, undecided / gates.n))
+                progress.set_postfix(KL=f"{kl:.3f}", density=f"{on / gates.n:.3%}", undecided=f"{undecided / gates.n:.3%}")
+                run.converged = undecided <= config.undecided_share * on
+            if interrupted() or checkpoint.due(run.step):
+                run.generator = generator.bit_generator.state
+                checkpoint.save(run, gates.state())
+            if interrupted():
+                raise KeyboardInterrupt(f"Training was interrupted after step {run.step}; the same call goes on from there.")
+    facts = {"steps": run.step, "converged": run.converged, "history": run.history}
+    if run.passes > 1:
+        facts["passes"] = run.passes
+    return Subnetwork(gates.masks(), model.architecture, facts)
+
+
+def _step(
+    model: LanguageModel,
+    divergence: BoundTarget,
+    gates: _Gates,
+    ids: Int[Tensor, "batch pos"],
+    weights: Float[Tensor, "batch pos"],
+    config: SparsifyConfig,
+    run: Run,
+) -> float:
+    """Update the gates by a batch and return its KL, nats; where memory runs out, in twice as many passes from then on."""
+    while True:
+        try:
+            return _passes(model, divergence, gates, ids, weights, config, run)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if run.passes >= len(ids):
+                raise MemoryError(
+                    f"Memory ran out at step {run.step + 1} even with one sequence of {ids.shape[1]} tokens at a time; lower "
+                    "sequence_length, search fewer layers or only MLPs, or use precision='bfloat16' or another device."
+                ) from error
+        gc.collect()
+        if model.device.type == "cuda":
+            torch.cuda.empty_cache()
+        run.passes = min(2 * run.passes, len(ids))
+        log.warning(
+            "Memory ran out at step %d; from here on each batch is taken in %d passes of %d sequences, which changes nothing "
+            "but rounding and time.",
+            run.step + 1,
+            run.passes,
+            math.ceil(len(ids) / run.passes),
+        )
+
+
+def _passes(
+    model: LanguageModel,
+    divergence: BoundTarget,
+    gates: _Gates,
+    ids: Int[Tensor, "batch pos"],
+    weights: Float[Tensor, "batch pos"],
+    config: SparsifyConfig,
+    run: Run,
+) -> float:
+    """The batch in `run.passes` forward and backward passes, of which the last updates the gates."""
+    gates.await_gradients(run.passes)
+    total = 0.0
+    for part, part_weights in zip(ids.tensor_split(run.passes), weights.tensor_split(run.passes), strict=True):
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=config.dtype == torch.bfloat16):
+            with model.skipping(gates.dropped):
+                hidden = model.hidden(part, gates.masked)
+            kl = (divergence(part, hidden) * part_weights).sum()
+        total += kl.item()
+        if not math.isfinite(total):
+            raise FloatingPointError(
+                f"The loss became {total} at step {run.step + 1} (lambda {config.sparsity_penalty:g}); "
+                "lower learning_rate, and check that the model's weights are finite."
+            )
+        kl.backward()
+    return total
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device's or the host's memory ran out."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)

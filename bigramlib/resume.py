@@ -1,0 +1,146 @@
+"""Interrupted mask training goes on where it was: its state lies in the store, whole and checked, until the run is done."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from bigramlib.store import content_hash, remove_leftovers, set_aside, written_whole
+
+EVERY_STEPS, EVERY_SECONDS = 500, 60.0
+"""A state is written after so many steps or seconds, whichever comes first,"""
+WRITING_SHARE = 0.05
+"""but so seldom that writing takes at most this share of the time."""
+FORMAT = "bigramlib mask training state 1"
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Run:
+    """How far a run of mask training is; with the tensors of its gates, all that later steps depend on.
+
+    Attributes:
+        attempt: which attempt this is, from 0.
+        step: optimizer steps made.
+        beta: of the next step.
+        converged: whether the gates are decided.
+        passes: backward passes in which a batch is taken, more than one once memory ran out.
+        generator: the state of the random generator that draws batches.
+        losses: of each step.
+        history: (step, KL in nats, kept share, undecided share).
+    """
+
+    attempt: int = 0
+    step: int = 0
+    beta: float = 1.0
+    converged: bool = False
+    passes: int = 1
+    generator: dict = field(default_factory=dict)
+    losses: list[float] = field(default_factory=list)
+    history: list[tuple[int, float, float, float]] = field(default_factory=list)
+
+
+class Checkpoint:
+    """The state of one run on disk: a safetensors file with JSON metadata and a hash of both."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._cost = 0.0
+        self.begin(0)
+
+    def due(self, step: int) -> bool:
+        """Whether the state after this step should be written."""
+        seconds = time.monotonic() - self._written
+        return (step >= self._step + EVERY_STEPS or seconds >= EVERY_SECONDS) and seconds * WRITING_SHARE >= self._cost
+
+    def save(self, run: Run, tensors: Mapping[str, Tensor]) -> None:
+        """Write a state in place of the one before; a disk that is full leaves that one, and training goes on."""
+        begin = time.monotonic()
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        facts = asdict(run)
+        header = {"format": FORMAT, "facts": facts, "hash": _hash(facts, tensors)}
+        try:
+            with written_whole(self.file) as temporary:
+                save_file(tensors, temporary, metadata={"bigramlib": json.dumps(header)})
+        except (OSError, SafetensorError) as error:
+            log.warning(
+                "The state of training after step %d could not be written to %s (%s); training goes on, but "
+                "an interruption now goes back to the state before. Make room on that disk.",
+                run.step,
+                self.file,
+                error,
+            )
+        self._cost = time.monotonic() - begin
+        self.begin(run.step)
+
+    def load(self) -> tuple[Run, dict[str, Tensor]] | None:
+        """The state last written; None if there is none, or if it is damaged, which sets it aside."""
+        remove_leftovers(self.file)
+        if not self.file.exists():
+            return None
+        try:
+            with safe_open(self.file, framework="pt") as file:
+                header = json.loads((file.metadata() or {})["bigramlib"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if header["format"] != FORMAT or header["hash"] != _hash(header["facts"], tensors):
+                raise ValueError("its content does not have the hash that it states")
+            run = Run(**header["facts"])
+            run.history = [(step, kl, kept, undecided) for step, kl, kept, undecided in run.history]
+        except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
+            set_aside(self.file, f"it is not a whole state of mask training ({error})")
+            return None
+        return run, tensors
+
+    def remove(self) -> None:
+        """Delete the state of a run that is done."""
+        self.file.unlink(missing_ok=True)
+
+    def begin(self, step: int) -> None:
+        """Count steps and seconds from here on."""
+        self._step, self._written = step, time.monotonic()
+
+
+@contextmanager
+def interrupts_deferred() -> Iterator[Callable[[], bool]]:
+    """Within the block an interrupt (SIGINT) only makes the yielded function true; a second one interrupts as usual.
+
+    So a step is never left half done. Nothing changes where interrupts do not come: in other threads than the main one.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before in (None, signal.SIG_IGN):
+        yield lambda: False
+        return
+    came = False
+
+    def note(number: int, frame: object) -> None:
+        nonlocal came
+        came = True
+        signal.signal(signal.SIGINT, before)
+        log.warning("Interrupted: this step is finished and the state of training is written; interrupt again to stop at once.")
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: came
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _hash(facts: dict, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a state, whatever the order of its tensors."""
+    parts: list[object] = [json.loads(json.dumps(facts))]
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        parts += [name, str(tensor.dtype), list(tensor.shape), tensor.reshape(-1).view(torch.uint8).numpy()]
+    return content_hash(*parts)

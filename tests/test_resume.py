@@ -1,0 +1,348 @@
+"""Killed, interrupted, out of room or raced by another process, mask training ends in the same bits and loses nothing."""
+
+import json
+import logging
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import worker
+from conftest import CONFIGS, build
+from safetensors import safe_open
+
+from bigramlib import SparsifyConfig, Subnetwork, find_subnetwork, resume, training
+from bigramlib.resume import Checkpoint, Run, interrupts_deferred
+from bigramlib.store import store_folder
+from bigramlib.targets import BoundTable
+
+KILLS = 20
+LONG = SparsifyConfig(sparsity_penalty=1.0, steps=200, batch_size=2, sequence_length=16, undecided_share=-1.0)
+QUICK = SparsifyConfig(sparsity_penalty=1.0, steps=12, batch_size=4, sequence_length=16, learning_rate=0.05)
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["bigramlib", "transformers.models.gpt_neox.modeling_gpt_neox", "tokenizers"])
+
+
+@pytest.fixture
+def place(tokenizer, corpus, tmp_path):
+    """A folder with a model and a text, for `worker.train`."""
+    build("gpt_neox", tokenizer).hf.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    np.save(tmp_path / "ids.npy", corpus.ids)
+    np.save(tmp_path / "starts.npy", corpus.starts)
+    return tmp_path
+
+
+def started(folder, config, **options):
+    """A process that trains and has just begun."""
+    here, there = processes.Pipe(duplex=False)
+    process = processes.Process(target=worker.train, args=(folder, config), kwargs={"begun": there, **options})
+    process.start()
+    assert here.poll(60) and here.recv() == "begun"
+    return process
+
+
+def found(folder) -> Subnetwork:
+    (file,) = (folder / "store" / "subnetworks").iterdir()
+    return Subnetwork.load(file)
+
+
+def leftovers(folder) -> list:
+    kept = {"locks", "subnetworks", "unfinished"}
+    assert {entry.name for entry in (folder / "store").iterdir()} <= kept
+    masks = (folder / "store" / "subnetworks").glob("*")
+    return [*(folder / "store" / "unfinished").glob("*"), *(file for file in masks if file.suffix != ".safetensors")]
+
+
+def saved_step(folder) -> int:
+    """The step of the state on disk, 0 if there is none."""
+    for file in (folder / "store" / "unfinished").glob("*.safetensors"):
+        with safe_open(file, framework="pt") as opened:
+            return json.loads(opened.metadata()["bigramlib"])["facts"]["step"]
+    return 0
+
+
+def test_a_run_killed_twenty_times_ends_in_the_same_bits(place):
+    process = started(place, LONG)
+    begin = time.monotonic()
+    process.join()
+    duration = time.monotonic() - begin
+    expected = found(place)
+    shutil.rmtree(place / "store")
+    (place / "trainings").unlink()
+    delays = random.Random(0)
+    steps = [0]
+    for _ in range(KILLS):
+        process = started(place, LONG)
+        process.join(delays.uniform(0, duration / 15))
+        assert process.is_alive(), "the run was over before it was killed often enough"
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        steps.append(saved_step(place))
+        assert steps[-1] >= steps[-2]
+    assert len(set(steps)) - 1 > 0 and 0 < steps[-1] < LONG.steps
+    started(place, LONG).join()
+    assert found(place).hash == expected.hash
+    assert found(place).provenance == expected.provenance
+    assert leftovers(place) == []
+
+
+def test_an_interrupt_finishes_the_step_and_leaves_a_state_and_a_clean_model(place):
+    started(place, LONG, every=LONG.steps).join()
+    expected = found(place)
+    shutil.rmtree(place / "store")
+    process = started(place, LONG, every=LONG.steps)
+    time.sleep(0.3)
+    os.kill(process.pid, signal.SIGINT)
+    process.join()
+    assert process.exitcode == worker.INTERRUPTED
+    assert 0 < saved_step(place) < LONG.steps
+    started(place, LONG, every=LONG.steps).join()
+    assert found(place).hash == expected.hash
+    assert leftovers(place) == []
+
+
+def test_of_two_processes_that_ask_for_the_same_run_one_trains_and_the_other_takes_its_result(place):
+    both = [started(place, LONG), started(place, LONG)]
+    for process in both:
+        process.join()
+        assert process.exitcode == 0
+    assert len((place / "trainings").read_text().splitlines()) == 1
+    assert found(place).provenance["steps"] == LONG.steps
+
+
+def test_a_lock_goes_with_its_process_and_the_one_that_waits_trains_on(place):
+    first = started(place, LONG)
+    while not saved_step(place):
+        time.sleep(0.02)
+    second = started(place, LONG)
+    os.kill(first.pid, signal.SIGKILL)
+    second.join()
+    assert second.exitcode == 0 and len((place / "trainings").read_text().splitlines()) == 2
+    assert found(place).provenance["steps"] == LONG.steps and leftovers(place) == []
+
+
+def test_where_a_disk_is_full_the_state_before_stays_and_the_run_can_be_ended_later(place):
+    process = started(place, LONG)
+    while not saved_step(place):
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    (state,) = (place / "store" / "unfinished").glob("*.safetensors")
+    before = state.read_bytes()
+    process = started(place, LONG, file_size=1000)
+    process.join()
+    assert process.exitcode == 2
+    assert "could not be written" in (place / "error").read_text() and "make room" in (place / "error").read_text()
+    assert state.read_bytes() == before
+    assert not list((place / "store" / "subnetworks").iterdir())
+    assert leftovers(place) == [state]
+    started(place, LONG).join()
+    assert found(place).provenance["steps"] == LONG.steps
+
+
+class EndingError(Exception):
+    """Stands for whatever ends a process."""
+
+
+@contextmanager
+def cut(step: int, attempt: int = 0):
+    """Within the block training ends with an error after a step, whose state has been written."""
+    original = Checkpoint.save
+
+    def save(self, run, tensors):
+        original(self, run, tensors)
+        if (run.attempt, run.step) == (attempt, step):
+            raise EndingError
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(EndingError):
+        patch.setattr(resume, "EVERY_STEPS", 1)
+        patch.setattr(resume, "WRITING_SHARE", 1e9)
+        patch.setattr(Checkpoint, "save", save)
+        yield
+
+
+KINDS = [(name, {}) for name in CONFIGS]
+KINDS += [(name, changes) for name in ("gpt_neox", "gemma2") for changes in (
+    {"flattening": None}, {"precision": "bfloat16"}, {"attention": False}, {"layers": 1}
+)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "changes"), KINDS)
+def test_every_kind_of_run_resumes_to_the_same_bits(tokenizer, table, corpus, name, changes):
+    model = build(name, tokenizer)
+    config = replace(QUICK, steps=12, **changes)
+    with cut(7):
+        find_subnetwork(model, table, corpus, config)
+    resumed = find_subnetwork(model, table, corpus, config)
+    shutil.rmtree(store_folder("subnetworks"))
+    fresh = find_subnetwork(model, table, corpus, config)
+    assert resumed.hash == fresh.hash and resumed.provenance == fresh.provenance
+
+
+def test_a_later_attempt_is_resumed_as_that_attempt(model, table, corpus, monkeypatch):
+    first: list[float] = []
+
+    def is_first(losses: list[float]) -> bool:
+        first[:] = first or losses
+        return losses == first
+
+    monkeypatch.setattr(training, "is_unstable", is_first)
+    config = replace(QUICK, steps=6, attempts=2)
+    fresh = find_subnetwork(model, table, corpus, config)
+    assert fresh.provenance["attempt"] == 1
+    shutil.rmtree(store_folder("subnetworks"))
+    with cut(3, attempt=1):
+        find_subnetwork(model, table, corpus, config)
+    resumed = find_subnetwork(model, table, corpus, config)
+    assert resumed.hash == fresh.hash and resumed.provenance == fresh.provenance
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "foreign", "empty"])
+def test_a_damaged_state_is_set_aside_and_training_begins_again(model, table, corpus, caplog, damage):
+    with cut(7):
+        find_subnetwork(model, table, corpus, QUICK)
+    (file,) = store_folder("unfinished").iterdir()
+    content = file.read_bytes()
+    flipped = bytearray(content)
+    flipped[len(content) // 2] ^= 4
+    file.write_bytes({"truncated": content[:-9], "flipped": bytes(flipped), "foreign": b"{}", "empty": b""}[damage])
+    with caplog.at_level(logging.WARNING):
+        resumed = find_subnetwork(model, table, corpus, QUICK)
+    assert f"{file} was set aside as '{file.name}.damaged' and is made again: it is not a whole state" in caplog.text
+    assert [left.name for left in store_folder("unfinished").iterdir()] == [f"{file.name}.damaged"]
+    shutil.rmtree(store_folder("subnetworks"))
+    assert find_subnetwork(model, table, corpus, QUICK).hash == resumed.hash
+
+
+def test_states_are_written_by_steps_and_by_seconds_but_not_without_end(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(resume.time, "monotonic", lambda: now[0])
+    checkpoint = Checkpoint(tmp_path / "state.safetensors")
+    assert not checkpoint.due(499) and checkpoint.due(500)
+    now[0] = 59.0
+    assert not checkpoint.due(1)
+    now[0] = 60.0
+    assert checkpoint.due(1)
+    monkeypatch.setattr(resume, "save_file", lambda *_, **__: now.__setitem__(0, now[0] + 30.0))
+    monkeypatch.setattr(resume, "written_whole", lambda path: interrupts_deferred())
+    checkpoint.save(Run(step=1), {})
+    now[0] += 590.0
+    assert not checkpoint.due(10_000)
+    now[0] += 10.0
+    assert checkpoint.due(10_000)
+
+
+def test_a_second_interrupt_stops_at_once():
+    with pytest.raises(KeyboardInterrupt), interrupts_deferred() as interrupted:
+        assert not interrupted()
+        signal.raise_signal(signal.SIGINT)
+        assert interrupted()
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.fixture
+def starved(monkeypatch):
+    """Makes memory run out: in the forward pass of more than some sequences, or once in the middle of a backward pass."""
+
+    def forward(most: int, error: Exception) -> None:
+        original = BoundTable.__call__
+
+        def divergences(self, ids, hidden):
+            if len(ids) > most:
+                raise error
+            return original(self, ids, hidden)
+
+        monkeypatch.setattr(BoundTable, "__call__", divergences)
+
+    def backward(error: Exception) -> None:
+        original, calls = torch.optim.AdamW.step, []
+
+        def step(self, *arguments):
+            calls.append(1)
+            if len(calls) == 3 + 10:
+                raise error
+            return original(self, *arguments)
+
+        monkeypatch.setattr(torch.optim.AdamW, "step", step)
+
+    return {"forward": forward, "backward": backward}
+
+
+ERRORS = [
+    torch.OutOfMemoryError("CUDA out of memory."),
+    MemoryError(),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory"),
+]
+
+
+def agree(split: Subnetwork, whole: Subnetwork) -> bool:
+    close = np.allclose(split.history().kl, whole.history().kl, rtol=1e-4)
+    return close and (split & whole).kept >= 0.99 * (split | whole).kept
+
+
+@pytest.mark.parametrize("name", ["gpt_neox", "gpt2", "llama", "gemma2"])
+def test_out_of_memory_halves_the_batch_and_changes_only_rounding(tokenizer, table, corpus, starved, caplog, name):
+    model = build(name, tokenizer)
+    whole = find_subnetwork(model, table, corpus, QUICK)
+    shutil.rmtree(store_folder("subnetworks"))
+    starved["forward"](1, ERRORS[0])
+    with caplog.at_level(logging.WARNING):
+        split = find_subnetwork(model, table, corpus, QUICK)
+    assert split.provenance["passes"] == 4 and "passes" not in whole.provenance
+    assert [
+        f"in {n} passes of {4 // n} sequences" in record.message for n, record in zip((2, 4), caplog.records, strict=True)
+    ] == [True, True]
+    assert agree(split, whole)
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=["device", "Python", "host"])
+def test_every_lack_of_memory_is_known(model, table, corpus, starved, error):
+    starved["forward"](2, error)
+    assert find_subnetwork(model, table, corpus, replace(QUICK, steps=1)).provenance["passes"] == 2
+
+
+def test_a_batch_once_split_stays_so_after_an_interruption(model, table, corpus, starved):
+    starved["forward"](2, ERRORS[0])
+    fresh = find_subnetwork(model, table, corpus, QUICK)
+    shutil.rmtree(store_folder("subnetworks"))
+    with cut(7):
+        find_subnetwork(model, table, corpus, QUICK)
+    resumed = find_subnetwork(model, table, corpus, QUICK)
+    assert resumed.hash == fresh.hash and resumed.provenance == fresh.provenance
+
+
+def test_out_of_memory_within_a_backward_pass_updates_no_block_twice(model, table, corpus, starved):
+    whole = find_subnetwork(model, table, corpus, QUICK)
+    shutil.rmtree(store_folder("subnetworks"))
+    starved["backward"](ERRORS[0])
+    split = find_subnetwork(model, table, corpus, QUICK)
+    assert split.provenance["passes"] == 2
+    assert agree(split, whole)
+
+
+def test_a_sequence_that_does_not_fit_is_refused_with_a_remedy(model, table, corpus, starved):
+    starved["forward"](0, ERRORS[0])
+    with pytest.raises(MemoryError, match=r"Memory ran out at step 1 even with one sequence of 16 .*lower sequence_length"):
+        find_subnetwork(model, table, corpus, QUICK)
+
+
+def test_another_error_is_not_taken_for_lack_of_memory(model, table, corpus, starved):
+    starved["forward"](0, RuntimeError("size mismatch"))
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        find_subnetwork(model, table, corpus, QUICK)
+
+
+def test_the_allocator_of_the_host_says_what_is_looked_for():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**55)
+    assert training.is_out_of_memory(caught.value)
