@@ -24,6 +24,9 @@ from bigramlib.models import LanguageModel
 from bigramlib.store import content_hash
 from bigramlib.vocabulary import by_rows
 
+COUNTED_AT_ONCE = 2**20
+"""Tokens whose bigrams are counted at a time."""
+
 BoundTarget = Callable[[Tensor, Tensor], Tensor]
 """A target on a model: from ids [batch, pos] and last hidden states [batch, pos, d_model] to the KL of each position, nats."""
 
@@ -73,15 +76,22 @@ class BigramTable:
 
     @classmethod
     def from_corpus(cls, corpus: TokenCorpus) -> BigramTable:
-        """Count the bigrams of a corpus; none crosses from one document into the next."""
+        """Count the bigrams of a corpus; none crosses from one document into the next.
+
+        The text is read in parts: memory is bounded by the distinct bigrams, whatever the length of a memory-mapped corpus.
+        """
         size = corpus.vocabulary_size
-        ids = np.asarray(corpus.ids, dtype=np.int64)
-        within = np.ones(len(ids) - 1, dtype=bool)
-        within[corpus.starts[1:] - 1] = False
-        pairs = (ids[:-1] * size + ids[1:])[within]
-        codes, counts = np.unique(pairs, return_counts=True)
-        table = scipy.sparse.csr_array((counts, (codes // size, codes % size)), shape=(size, size))
-        return cls(table, np.bincount(ids, minlength=size))
+        table = scipy.sparse.csr_array((size, size), dtype=np.int64)
+        unigram_counts = np.zeros(size, dtype=np.int64)
+        for begin in range(0, len(corpus), COUNTED_AT_ONCE):
+            ids = np.asarray(corpus.ids[begin : begin + COUNTED_AT_ONCE + 1], dtype=np.int64)
+            unigram_counts += np.bincount(ids[:COUNTED_AT_ONCE], minlength=size)
+            within = np.ones(len(ids) - 1, dtype=np.int64)
+            first, last = np.searchsorted(corpus.starts, (begin + 1, begin + len(ids)))
+            within[corpus.starts[first:last] - begin - 1] = 0
+            table += scipy.sparse.csr_array((within, (ids[:-1], ids[1:])), shape=(size, size))
+        table.eliminate_zeros()
+        return cls(table, unigram_counts)
 
     def unigram(self) -> BigramTable:
         """The unigram table through the same interface: no context is seen, so each backs off."""

@@ -31,6 +31,18 @@ def test_counts_equal_a_loop_within_documents(texts):
     assert np.array_equal(BigramTable.from_corpus(as_corpus(texts)).counts.toarray(), expected)
 
 
+@given(documents, st.integers(1, 20))
+@settings(deadline=None)
+def test_counting_in_parts_gives_the_table_of_one_pass(texts, at_once):
+    corpus = as_corpus(texts)
+    whole = BigramTable.from_corpus(corpus)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bigramlib.targets.COUNTED_AT_ONCE", at_once)
+        parts = BigramTable.from_corpus(corpus)
+    assert parts.hash == whole.hash
+    assert parts.counts.nnz == whole.counts.nnz == len({pair for text in texts for pair in pairwise(text)})
+
+
 @given(documents)
 @settings(deadline=None)
 def test_every_prediction_sums_to_one_and_unseen_contexts_back_off(texts):
