@@ -350,7 +350,9 @@ def _load_gguf(path: Path) -> LanguageModel:
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
     except Exception as error:
-        raise ValueError(f"cannot read {str(path)!r} as a GGUF model: {error}") from error
+        raise ValueError(
+            f"{str(path)!r} cannot be read as a GGUF model ({error}); load the Hugging Face model that it was made from."
+        ) from error
     return LanguageModel(str(path), hf, tokenizer)
 
 
@@ -364,6 +366,7 @@ def _load_pretrained(source: str, revision: str | None, name: str) -> LanguageMo
         raise ValueError(
             f"There is no model {name!r}: it is not embedded ({', '.join(EMBEDDED)}), not packaged "
             f"({', '.join(PACKAGED)}), not a local model folder or .gguf file, "
-            f"and the Hugging Face hub did not give it ({str(error).splitlines()[0]})"
+            f"and the Hugging Face hub did not give it ({str(error).splitlines()[0]}). Check its name, the network "
+            "and, if it is gated, that you are logged in (hf auth login)."
         ) from None
     return LanguageModel(name, hf, tokenizer)

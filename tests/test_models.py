@@ -95,7 +95,7 @@ def test_a_local_model_of_an_unknown_architecture_is_refused(tmp_path):
 
 def test_a_broken_gguf_file_is_refused(tmp_path):
     (tmp_path / "model.gguf").write_bytes(b"GGUF but no more")
-    with pytest.raises(ValueError, match=r"cannot read .*model\.gguf.* as a GGUF model"):
+    with pytest.raises(ValueError, match=r"model\.gguf.* cannot be read as a GGUF model"):
         load_model(tmp_path / "model.gguf")
 
 
