@@ -47,7 +47,7 @@ class Surveyed:
         subnetwork = self.subnetworks[best.sparsity_penalty]
         damage = ablate(self.model, subnetwork, self.evaluation, self.table, draws=1, max_tokens=max_tokens)
         moments = ResidualMoments.collect(self.model, self.train, max_tokens=4 * max_tokens)
-        lens = lens_report(self.model, moments, self.evaluation, max_tokens=max_tokens, batch_size=4)
+        lens = lens_report(self.model, moments, self.evaluation, max_tokens=max_tokens // 4, batch_size=4)
         rises = lens.set_index("layer").r.diff().iloc[1:]
         return {
             "model": self.model.name,

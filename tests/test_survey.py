@@ -38,8 +38,8 @@ def test_models_and_their_bigram_subnetworks_are_found(on_disk):
         1.0: wanted.hash,
         2.0: other.hash,
     }
-    points = found.points(256)
-    row = found.summary(points, 256)
+    points = found.points(512)
+    row = found.summary(points, 512)
     assert set(points.model) == {name} and row["kept"] in (wanted.kept, other.kept) and row["turn at layer"] in (1, 2)
 
 
