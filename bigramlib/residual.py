@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -68,7 +68,12 @@ class ResidualMoments:
         current, _, _ = corpus.windows(sequence_length, max_tokens)
         last = model.architecture.layers
         targets = sorted({0, last - 1, last})
-        shift = total = scatter = cross = None
+        boundaries = range(last + 1)
+        # Each product once: the cross moments of a target with itself are its scatter, those of two targets transposes.
+        pairs = [
+            (row, column) for row in boundaries for column in sorted({row, *targets}) if column >= row or row not in targets
+        ]
+        shift = total = None
         for _, stream in residual_stream(model, current, subnetwork, batch_size):
             activations = stream.flatten(1, 2).double()
             if shift is None:
@@ -76,22 +81,24 @@ class ResidualMoments:
                 shift = activations.mean(1, keepdim=True)
                 width = activations.shape[-1]
                 total = activations.new_zeros(last + 1, 1, width)
-                scatter = activations.new_zeros(last + 1, width, width)
-                cross = {target: torch.zeros_like(scatter) for target in targets}
+                products = {pair: activations.new_zeros(width, width) for pair in pairs}
             activations -= shift
             total += activations.sum(1, keepdim=True)
-            scatter.baddbmm_(activations.mT, activations)
-            for target, products in cross.items():
-                products += activations.mT @ activations[target]
+            for (row, column), product in products.items():
+                product.addmm_(activations[row].T, activations[column])
         offset = total / current.size
-        scatter -= current.size * offset.mT * offset
-        for target, products in cross.items():
-            products -= current.size * offset.mT * offset[target]
+        for (row, column), product in products.items():
+            product.addmm_(offset[row].T, offset[column], alpha=-current.size)
+
+        def moments(columns: Iterable[int]) -> Float[Tensor, "boundaries d_model d_model"]:
+            pairs = zip(boundaries, columns, strict=True)
+            return torch.stack([products[pair] if pair in products else products[pair[::-1]].T for pair in pairs]).cpu()
+
         return cls(
             n=current.size,
             mean=(shift + offset)[:, 0].cpu(),
-            scatter=scatter.cpu(),
-            cross={target: products.cpu() for target, products in cross.items()},
+            scatter=moments(boundaries),
+            cross={target: moments([target] * len(boundaries)) for target in targets},
             token_counts=np.bincount(current.ravel(), minlength=model.vocabulary_size),
             subnetwork=subnetwork,
             corpus_hash=corpus.hash,
@@ -118,7 +125,7 @@ def residual_stream(
         batch = slice(begin, begin + batch_size)
         with torch.inference_mode():
             prefixed = model.prefixed(torch.from_numpy(ids[batch]).to(model.device))
-            _, cache = bridge.run_with_cache(prefixed, names_filter=names, return_type=None)
+            _, cache = bridge.run_with_cache(prefixed, names_filter=names, return_type=None, logits_to_keep=1)
             stream = torch.stack([cache[name] for name in names])[:, :, len(model.prefix) :]
         yield batch, stream
 

@@ -1,0 +1,43 @@
+"""How much memory does mask training take above the model itself, for each maskable weight?"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from benchmarks.measuring import MIB, Figure, peak_bytes, save
+from benchmarks.training_steps import batch, mask_training, random_model, random_text
+from bigramlib import BigramTable, SparsifyConfig
+
+QUESTION = "memory"
+SHAPE = (1024, 12, 512)
+
+
+def measure(width: int = SHAPE[0], layers: int = SHAPE[1], vocabulary: int = SHAPE[2]) -> tuple[pd.DataFrame, list[Figure]]:
+    """Peak resident memory of fresh processes that load a random model, and that also train its masks for two steps."""
+    model = random_model(width, layers, vocabulary)
+    weights = sum(weight.numel() for weight in model.maskable.values())
+    del model
+    alone = peak_bytes(random_model, width, layers, vocabulary)
+    rows = []
+    for precision in ("float32", "bfloat16"):
+        above = peak_bytes(_train, width, layers, vocabulary, precision) - alone
+        row = {"weights": weights, "precision": precision, "model_MiB": alone / MIB, "training_MiB": above / MIB}
+        rows.append(row | {"bytes_per_weight": above / weights})
+    table = pd.DataFrame(rows)
+    return table, [
+        Figure(QUESTION, f"bytes per maskable weight above the model, {row.precision}", row.bytes_per_weight, at_most=16)
+        for row in table.itertuples()
+    ]
+
+
+def _train(width: int, layers: int, vocabulary: int, precision: str) -> None:
+    config = SparsifyConfig(batch_size=1, sequence_length=16, precision=precision)
+    corpus = random_text(vocabulary)
+    model = random_model(width, layers, vocabulary)
+    step = mask_training(model, BigramTable.from_corpus(corpus), batch(corpus, config), config)
+    step()
+    step()
+
+
+if __name__ == "__main__":
+    save(QUESTION, *measure())

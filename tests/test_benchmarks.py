@@ -1,0 +1,40 @@
+"""Every benchmark measures, at toy size."""
+
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import CONFIGS
+
+from benchmarks import counting, growth, measuring, memory, overlap, residual_pass, step, steps_to_quality
+from bigramlib import SparsifyConfig
+
+TOY = SparsifyConfig(batch_size=1, sequence_length=8)
+
+
+def toy(question: str, model, corpus) -> tuple[pd.DataFrame, list[measuring.Figure]]:
+    halves = {"paper_penalties": [2.0], "penalties": [1.0, 4.0], "divisors": [2]}
+    return {
+        "step": partial(step.measure, model, corpus, TOY, repeats=1, others=True),
+        "steps_to_quality": partial(
+            steps_to_quality.measure, model, corpus, corpus, **halves, default_steps=2, steps=2, sequence_length=8
+        ),
+        "memory": partial(memory.measure, 16, 1, 280),
+        "counting": partial(counting.measure, corpus, [1000, 2500], repeats=1),
+        "residual_pass": partial(residual_pass.measure, model, corpus, 256, repeats=1),
+        "overlap": partial(overlap.measure, CONFIGS["llama"], [0.1]),
+        "growth": partial(growth.measure, [16, 32], [1, 2], [64, 128], repeats=1),
+    }[question]()
+
+
+@pytest.mark.parametrize("question", ["step", "steps_to_quality", "memory", "counting", "residual_pass", "overlap", "growth"])
+def test_a_benchmark_measures_and_is_saved(question, model, corpus, monkeypatch, tmp_path):
+    monkeypatch.setattr(measuring, "RESULTS", tmp_path)
+    table, figures = toy(question, model, corpus)
+    folder = measuring.save(question, table, figures)
+    summary = pd.read_csv(folder / "summary.csv")
+    assert len(pd.read_csv(folder / f"{question}.csv")) == len(table) > 0
+    assert list(summary.columns) == ["question", "figure", "value", "goal", "met"]
+    assert set(summary.question) == {question} and len(summary) == len(figures)
+    assert np.isfinite(table.select_dtypes("number").to_numpy()).all()
