@@ -82,7 +82,11 @@ def evaluate(
         max_tokens: at most so many tokens, spread evenly over the corpus; None for all.
         sequence_length: tokens of a sequence.
         batch_size: sequences of a batch.
+
+    Raises:
+        ValueError: model, corpus, table and subnetwork do not belong together.
     """
+    model.check_vocabulary(corpus)
     current, following, valid = corpus.windows(sequence_length, max_tokens)
     documents = corpus.documents(sequence_length, max_tokens)[valid]
     divergence = table.bind(model)

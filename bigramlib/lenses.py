@@ -61,6 +61,7 @@ def lens_report(
     """
     if corpus.hash == moments.corpus_hash:
         raise ValueError("The lenses were fitted on this very text; read them on other text, such as the evaluation split.")
+    model.check_vocabulary(corpus)
     last = moments.layers
     maps = {target: ridge_maps(moments, target, alpha) for target in (0, last - 1, last)}
     reading = _Reading(model, moments, maps[last], maps[0])

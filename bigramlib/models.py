@@ -54,6 +54,7 @@ class LanguageModel:
                 f"The model {self.name!r} has no parameter {sorted(missing)[0]!r}, which its architecture "
                 f"{self.architecture.model_type!r} should have; load the unchanged Hugging Face model."
             )
+        check_finite(dict(self.hf.named_parameters()), self.name)
         ids = torch.arange(min(4, self.vocabulary_size), device=self.device)[None]
         with torch.no_grad():
             own = self.hf(self.prefixed(ids)).logits[:, len(self.prefix) :, : self.vocabulary_size]
@@ -85,6 +86,11 @@ class LanguageModel:
     def weights_hash(self) -> str:
         """SHA-256 of all its weights."""
         return tensors_hash(dict(self.hf.named_parameters()))
+
+    @cached_property
+    def hashes_beneath(self) -> list[str]:
+        """What `weights_hash` was before each of the subnetworks that are applied now, the first one first."""
+        return []
 
     @property
     def unembedding(self) -> tuple[Float[Tensor, "vocab d_model"], Float[Tensor, " vocab"] | None]:
@@ -194,6 +200,14 @@ class LanguageModel:
                     progress.update(len(document))
                     yield document
 
+    def check_vocabulary(self, corpus: TokenCorpus) -> None:
+        """Raise ValueError unless a corpus has token ids of this model's vocabulary."""
+        if corpus.vocabulary_size != self.vocabulary_size:
+            raise ValueError(
+                f"The corpus {corpus.name!r} has token ids for a vocabulary of {corpus.vocabulary_size}, but the model "
+                f"{self.name!r} has {self.vocabulary_size} tokens; tokenize the text with the model's own tokenizer."
+            )
+
     def load_corpus(
         self, source: str | Path, *, evaluation_share: float = EVALUATION_SHARE, seed: int = 0
     ) -> tuple[TokenCorpus, TokenCorpus]:
@@ -250,6 +264,16 @@ class LanguageModel:
         self.hf.to(device)
         self.__dict__.pop("maskable", None)
         return self
+
+
+def check_finite(weights: Mapping[str, Tensor], name: str) -> None:
+    """Raise FloatingPointError, naming the first of the model's weights that is NaN or infinite."""
+    for parameter, weight in weights.items():
+        if not bool(weight.isfinite().all()):
+            count = int((~weight.isfinite()).sum())
+            raise FloatingPointError(
+                f"{count} of the weights {parameter!r} of {name!r} are not finite numbers; load an intact copy of the model."
+            )
 
 
 def load_model(name: str | Path, device: str = "cpu") -> LanguageModel:

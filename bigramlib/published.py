@@ -28,7 +28,7 @@ def load_published(source: str | Path, model: LanguageModel) -> Subnetwork:
     Args:
         source: a file, or "hf://owner/repository/path/to/file[@revision]".
         model: the model that it is of. Its parameters have the same names and shapes as the arrays in the file (GPT-2 stores
-            [in, out] matrices).
+            [in, out] matrices). The file does not say of which revision it is; the subnetwork is bound to this one.
 
     Raises:
         FileNotFoundError: no such file.
@@ -52,7 +52,8 @@ def load_published(source: str | Path, model: LanguageModel) -> Subnetwork:
                 f"{tuple(weight.shape)}; load the model that it was found in."
             )
     masks = {parameter: torch.from_numpy(found[parameter].astype(bool)) for parameter in model.maskable}
-    return Subnetwork(masks, model.architecture, {"model": name or model.name, "origin": "published", "source": str(source)})
+    facts = {"model": name or model.name, "weights_hash": model.weights_hash, "origin": "published", "source": str(source)}
+    return Subnetwork(masks, model.architecture, facts)
 
 
 def save_published(subnetwork: Subnetwork, model_name: str, path: str | Path) -> None:

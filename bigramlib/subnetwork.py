@@ -22,6 +22,10 @@ from bigramlib.models import LanguageModel
 from bigramlib.store import content_hash, written_whole
 
 FORMAT = "bigramlib subnetwork 1"
+UNREADABLE = (
+    SafetensorError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError, MemoryError, OSError
+)  # fmt: skip
+"""What damaged and hostile files raise."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +174,31 @@ class Subnetwork(HubMixin):
     # -- use on a model -----------------------------------------------------------------------------------------------
 
     def check_fits(self, model: LanguageModel) -> None:
-        """Raise ValueError, naming the difference, unless this subnetwork's matrices are those of the model."""
+        """Raise ValueError, naming the difference, unless this is a subnetwork of this model.
+
+        Matrices must have the same names and shapes and, if it was found by training (or made of such), the model the same
+        weights as then; those that applied subnetworks have replaced for now count too.
+        """
+        self._check_shapes(model)
+        for weights_hash in sorted(_found_in(self.provenance) - set(model.hashes_beneath)):
+            if weights_hash != model.weights_hash:
+                raise ValueError(
+                    f"The subnetwork was found in {_model_of(self.provenance)!r} with the weights {weights_hash[:12]}, but "
+                    f"{model.name!r} has the weights {model.weights_hash[:12]}; load that model and revision, or, if you "
+                    "mean to use it on other weights, take subnetwork.transplanted(model)."
+                )
+
+    def transplanted(self, model: LanguageModel) -> Subnetwork:
+        """These masks as a subnetwork of another model of the same shapes, on purpose; its provenance says so.
+
+        Raises:
+            ValueError: the model has other matrices.
+        """
+        self._check_shapes(model)
+        facts = {"model": model.name, "weights_hash": model.weights_hash, "origin": "transplanted", "from": self.provenance}
+        return Subnetwork(self.masks, self.architecture, facts)
+
+    def _check_shapes(self, model: LanguageModel) -> None:
         if self.architecture != model.architecture:
             mine, theirs = asdict(self.architecture), asdict(model.architecture)
             odd = next(key for key in mine if mine[key] != theirs[key])
@@ -187,10 +215,15 @@ class Subnetwork(HubMixin):
 
     @contextmanager
     def applied(self, model: LanguageModel) -> Iterator[LanguageModel]:
-        """Within the block, weights outside the subnetwork are zero; afterwards, even after an error, all is as before."""
+        """Within the block, weights outside the subnetwork are zero; afterwards, even after an error, all is as before.
+
+        Raises:
+            ValueError: it is not a subnetwork of this model (see `check_fits`).
+        """
         self.check_fits(model)
         originals = {name: weight.data for name, weight in model.maskable.items()}
-        known_hash = model.__dict__.pop("weights_hash", None)
+        model.hashes_beneath.append(model.weights_hash)
+        del model.__dict__["weights_hash"]
         try:
             for name, weight in model.maskable.items():
                 weight.data = originals[name] * self.masks[name].to(weight.device)
@@ -198,9 +231,7 @@ class Subnetwork(HubMixin):
         finally:
             for name, weight in model.maskable.items():
                 weight.data = originals[name]
-            model.__dict__.pop("weights_hash", None)
-            if known_hash is not None:
-                model.__dict__["weights_hash"] = known_hash
+            model.__dict__["weights_hash"] = model.hashes_beneath.pop()
 
     # -- on disk ------------------------------------------------------------------------------------------------------
 
@@ -245,16 +276,20 @@ class Subnetwork(HubMixin):
                 header = json.loads((file.metadata() or {})["bigramlib"])
                 if header["format"] != FORMAT:
                     raise ValueError(f"its format is {header['format']!r}")
+                _check_claims(header)
                 masks = {}
-                for name, shape in header["shapes"].items():
-                    bits = np.unpackbits(file.get_tensor(name), count=int(np.prod(shape))).astype(bool)
-                    masks[name] = torch.from_numpy(bits.reshape(shape))
+                for name, (rows, columns) in header["shapes"].items():
+                    packed = file.get_tensor(name)
+                    if packed.dtype != np.uint8 or packed.shape != (-(-rows * columns // 8),):
+                        raise ValueError(f"the mask of {name!r} is not {rows} x {columns} bits")
+                    bits = np.unpackbits(packed, count=rows * columns).astype(bool)
+                    masks[name] = torch.from_numpy(bits.reshape(rows, columns))
             subnetwork = cls(masks, Architecture(**header["architecture"]), header["provenance"])
             if subnetwork.hash != header["hash"]:
                 raise ValueError("its masks do not have the hash that it states")
             if header.get("facts_hash", _facts_hash(header)) != _facts_hash(header):
                 raise ValueError("its provenance or architecture does not have the hash that it states")
-        except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        except UNREADABLE as error:
             raise ValueError(
                 f"{str(path)!r} is not a whole subnetwork file of this library ({error}); fetch or train it again."
             ) from None
@@ -295,6 +330,38 @@ class Subnetwork(HubMixin):
 
 def _facts_hash(header: dict) -> str:
     return content_hash(json.dumps([header["architecture"], header["provenance"]]))
+
+
+def _check_claims(header: dict) -> None:
+    """Raise ValueError if a header states sizes that its masks cannot have, before anything is made of these sizes."""
+    numbers = {name: value for name, value in header["architecture"].items() if name != "model_type"}
+    if not all(type(value) is int and value > 0 for value in numbers.values()):
+        raise ValueError("its architecture has a size that is not a positive whole number")
+    widest = max(max(shape) for shape in header["shapes"].values())
+    if numbers["layers"] > len(header["shapes"]) or any(
+        size > widest for size in (numbers["heads"] * numbers["head_size"], numbers["key_value_heads"], numbers["mlp_size"])
+    ):
+        raise ValueError("its architecture is larger than its masks")
+    if not isinstance(header["provenance"], dict):
+        raise ValueError("its provenance is not a dict")
+
+
+def _found_in(provenance: object) -> set[str]:
+    """Hashes of the weights in which a subnetwork, or those that it was made of, were found; none if made by place alone."""
+    if not isinstance(provenance, dict):
+        return set()
+    if "weights_hash" in provenance:
+        return {str(provenance["weights_hash"])}
+    sources = provenance.get("of", provenance.get("like"))
+    return set().union(*map(_found_in, sources if isinstance(sources, list) else [sources]))
+
+
+def _model_of(provenance: dict) -> str:
+    """The name of the model in which a subnetwork, or the first of those it was made of, was found."""
+    while "model" not in provenance:
+        sources = provenance.get("of", provenance.get("like", {"model": "an unknown model"}))
+        provenance = sources[0] if isinstance(sources, list) else sources
+    return provenance["model"]
 
 
 def _check_index(kind: str, index: int, count: int) -> None:

@@ -73,6 +73,8 @@ class BigramTable:
             )
         if (self.counts.nnz and self.counts.data.min() < 0) or (size and self.unigram_counts.min() < 0):
             raise ValueError("Counts must not be negative.")
+        if self.counts.nnz and not np.isfinite(self.counts.data).all():
+            raise ValueError("Counts must be finite, so that the prediction after each token sums to 1.")
 
     @classmethod
     def from_corpus(cls, corpus: TokenCorpus) -> BigramTable:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import logging
 import math
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -23,7 +24,8 @@ from bigramlib.batches import batches
 from bigramlib.config import SparsifyConfig
 from bigramlib.corpus import TokenCorpus
 from bigramlib.gates import _Gates
-from bigramlib.models import LanguageModel
+from bigramlib.health import gradients_watched
+from bigramlib.models import LanguageModel, check_finite
 from bigramlib.progress import tqdm
 from bigramlib.resume import Checkpoint, Run, interrupts_deferred
 from bigramlib.store import content_hash, locked, set_aside, store_folder
@@ -31,6 +33,8 @@ from bigramlib.subnetwork import Subnetwork
 from bigramlib.targets import BoundTarget, Target
 
 CHECK_EVERY = 10
+LOWEST_KL = {"float32": 0.01, "bfloat16": 0.5}
+"""By how many nats rounding may put a batch's KL below zero."""
 log = logging.getLogger(__name__)
 
 
@@ -57,16 +61,12 @@ def find_subnetwork(
         history of (step, KL in nats, kept share, undecided share).
 
     Raises:
-        FloatingPointError: the loss is not finite.
+        FloatingPointError: weights or the loss are not finite, no weight changes the loss, or the target is no distribution.
         MemoryError: not even one sequence at a time fits into memory (a batch that does not is taken in several passes).
         ValueError: corpus, target and model do not share a vocabulary.
     """
     config = config or SparsifyConfig.suited(model, target)
-    if corpus.vocabulary_size != model.vocabulary_size:
-        raise ValueError(
-            f"The corpus has token ids for a vocabulary of {corpus.vocabulary_size}, but the model {model.name!r} has "
-            f"{model.vocabulary_size} tokens; tokenize the text with the model's own tokenizer."
-        )
+    model.check_vocabulary(corpus)
     facts = {
         "weights_hash": model.weights_hash,
         "target_hash": target.hash,
@@ -159,7 +159,8 @@ def _train(
         while run.step < config.steps and not run.converged:
             ids, weights = (part.to(model.device) for part in draw())
             gates.close(run.beta)
-            kl = _step(model, divergence, gates, ids, weights, config, run)
+            with gradients_watched(gates.masked, model) if run.step == 0 else nullcontext():
+                kl = _step(model, divergence, gates, ids, weights, config, run)
             run.losses.append(kl + config.sparsity_penalty * gates.mean())
             run.beta *= growth
             run.step += 1
@@ -233,9 +234,15 @@ def _passes(
             kl = (divergence(part, hidden) * part_weights).sum()
         total += kl.item()
         if not math.isfinite(total):
+            check_finite(model.maskable, model.name)
             raise FloatingPointError(
-                f"The loss became {total} at step {run.step + 1} (lambda {config.sparsity_penalty:g}); "
-                "lower learning_rate, and check that the model's weights are finite."
+                f"The loss became {total} at step {run.step + 1} (lambda {config.sparsity_penalty:g}), though the model's "
+                "weights are finite; lower learning_rate, and check the target."
+            )
+        if total < -LOWEST_KL[config.precision]:
+            raise FloatingPointError(
+                f"The KL to the target is {total:.3f} nats at step {run.step + 1}, but no KL is negative; each row of the "
+                "target must sum to 1, and its own entropy must be subtracted."
             )
         kl.backward()
     return total

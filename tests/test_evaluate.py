@@ -130,7 +130,7 @@ def test_table_cross_entropies_are_those_of_the_best_mixture(table, held_out):
 
 def test_text_of_another_vocabulary_is_refused(model, corpus):
     small = TokenCorpus(np.arange(200) % 50, np.array([0]), 50)
-    with pytest.raises(ValueError, match="table has 50 tokens but the model"):
+    with pytest.raises(ValueError, match="vocabulary of 50, but the model"):
         evaluate(model, small, BigramTable.from_corpus(small))
 
 
