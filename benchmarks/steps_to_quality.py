@@ -25,8 +25,9 @@ def measure(
     train: TokenCorpus,
     held_out: TokenCorpus,
     paper_penalties: Sequence[float] = (10, 30),
-    penalties: Sequence[float] = (5, 15, 45),
+    penalties: Sequence[float] = (3, 10, 30),
     divisors: Sequence[int] = DIVISORS,
+    default_steps: int = 150,
     **changes: int,
 ) -> tuple[pd.DataFrame, list[Figure]]:
     """Frontiers of both schedules, and by how much ours lies below the paper's at the sizes of the paper's subnetworks.
@@ -38,6 +39,7 @@ def measure(
         paper_penalties: lambdas of the paper's schedule.
         penalties: lambdas of ours; r at a size is interpolated between them, linearly in the logarithm of the size.
         divisors: ours takes this fraction of the steps that the paper's schedule took until its gates were decided.
+        default_steps: of the default schedule.
         changes: to the paper's schedule.
     """
     table = BigramTable.from_corpus(train)
@@ -54,16 +56,16 @@ def measure(
         run("paper", replace(SparsifyConfig.paper(penalty), attempts=1, **(SMALL | changes)))
     taken = max(row["steps"] for row in rows)
     for penalty in penalties:
-        run("default", SparsifyConfig(penalty))
+        run("default", SparsifyConfig(penalty, steps=default_steps))
     for divisor in divisors:
         for penalty in penalties:
-            run(f"1/{divisor}", replace(SparsifyConfig(penalty, steps=max(1, taken // divisor)), **SMALL))
+            run(f"1/{divisor}", SparsifyConfig(penalty, steps=max(1, taken // divisor), **SMALL))
     points = pd.DataFrame(rows)
     paper = points[points.schedule == "paper"]
     figures = []
     for schedule, ours in points[points.schedule != "paper"].groupby("schedule", sort=False):
         steps = ours.steps.max()
-        short = max(row.r - r_at_size(ours, row.kept) for row in paper.itertuples())
+        short = float(np.max([row.r - r_at_size(ours, row.kept) for row in paper.itertuples()]))
         name = f"r below the paper's schedule at equal size, {schedule} ({steps} of {taken} steps)"
         figures.append(Figure(QUESTION, name, short, at_most=0.005))
     return points, figures

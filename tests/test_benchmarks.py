@@ -31,6 +31,8 @@ def toy(question: str, model, corpus) -> tuple[pd.DataFrame, list[measuring.Figu
 @pytest.mark.parametrize("question", ["step", "steps_to_quality", "memory", "counting", "residual_pass", "overlap", "growth"])
 def test_a_benchmark_measures_and_is_saved(question, model, corpus, monkeypatch, tmp_path):
     monkeypatch.setattr(measuring, "RESULTS", tmp_path)
+    for module in (memory, counting, growth):
+        monkeypatch.setattr(module, "peak_bytes", lambda function, *arguments: measuring._peak_of(function, arguments))
     table, figures = toy(question, model, corpus)
     folder = measuring.save(question, table, figures)
     summary = pd.read_csv(folder / "summary.csv")
@@ -38,3 +40,8 @@ def test_a_benchmark_measures_and_is_saved(question, model, corpus, monkeypatch,
     assert list(summary.columns) == ["question", "figure", "value", "goal", "met"]
     assert set(summary.question) == {question} and len(summary) == len(figures)
     assert np.isfinite(table.select_dtypes("number").to_numpy()).all()
+
+
+def test_peak_memory_is_that_of_the_call_in_a_process_of_its_own():
+    small, large = (measuring.peak_bytes(bytearray, size) for size in (2**10, 2**28))
+    assert large - small == pytest.approx(2**28, rel=0.1)
