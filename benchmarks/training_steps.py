@@ -15,7 +15,6 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerF
 
 from bigramlib import BigramTable, LanguageModel, SparsifyConfig, TokenCorpus
 from bigramlib.gates import _Gates
-from bigramlib.training import _divergences
 
 HEAD_SIZE = 64
 
@@ -30,7 +29,7 @@ def mask_training(model: LanguageModel, table: BigramTable, ids: Tensor, config:
         with torch.autocast(model.device.type, torch.bfloat16, enabled=config.dtype == torch.bfloat16):
             with model.skipping(gates.dropped):
                 hidden = model.hidden(ids, gates.masked)
-            kl = _divergences(model, divergence, ids, hidden).mean()
+            kl = divergence(ids, hidden).mean()
         assert np.isfinite(kl.item() + config.sparsity_penalty * gates.mean())
         kl.backward()
 
