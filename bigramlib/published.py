@@ -75,36 +75,58 @@ def read_pickle(path: Path) -> dict[str, np.ndarray | str]:
         raise ValueError(f"{str(path)!r} is not a published subnetwork: {error}.") from None
     if not isinstance(content, dict):
         raise ValueError(f"{str(path)!r} holds a {type(content).__name__}, not a dict of arrays.")
+    found: dict[str, np.ndarray | str] = {}
     for name, value in content.items():
-        plain = type(value) is np.ndarray and value.dtype.kind in "biu" and value.ndim == 2
-        if type(name) is not str or not (plain or (name == MODEL_NAME and type(value) is str)):
-            raise ValueError(f"In {str(path)!r}, {name!r} is a {type(value).__name__}, not a bool matrix.")
-    return content
+        array = getattr(value, "array", None) if type(value) is _Array else None
+        if type(name) is str and array is not None and array.ndim == 2:
+            found[name] = array
+        elif name == MODEL_NAME and type(value) is str:
+            found[name] = value
+        else:
+            kind = "array of another shape" if type(value) is _Array else type(value).__name__
+            raise ValueError(f"In {str(path)!r}, {name!r} is a {kind}, not a bool matrix.")
+    return found
+
+
+class _Dtype:
+    """Stands for a numpy.dtype in a pickle file; takes a byte order from there and nothing else."""
+
+    def __init__(self, name: object, *_: object) -> None:
+        if not isinstance(name, str) or name.lstrip("<>=|") not in ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"):
+            raise pickle.UnpicklingError(f"it has an array of {name!r}, not of bools or integers")
+        self.dtype = np.dtype(name)
+
+    def __setstate__(self, state: object) -> None:
+        if not isinstance(state, tuple) or len(state) < 2 or state[1] not in ("<", ">", "=", "|"):
+            raise pickle.UnpicklingError("it makes an array in an unusual way")
+        self.dtype = self.dtype.newbyteorder(state[1])
 
 
 class _Array:
-    """Stands for numpy.ndarray in a pickle file, and cannot be called from there."""
+    """Stands for a numpy.ndarray in a pickle file; holds what is made of plain bytes and a plain dtype."""
 
-    def __init__(self) -> None:
+    def __init__(self, *_: object) -> None:
         raise pickle.UnpicklingError("it makes an array in an unusual way")
 
+    def __setstate__(self, state: object) -> None:
+        if not isinstance(state, tuple) or len(state) != 5:
+            raise pickle.UnpicklingError("it makes an array in an unusual way")
+        _, shape, dtype, fortran, content = state
+        self.array = _array_of_bytes(content, dtype, shape, "F" if fortran else "C").array
 
-def _empty_array(kind: object, shape: object, code: object) -> np.ndarray:
-    if kind is not _Array or shape != (0,):
+
+def _empty_array(kind: object, shape: object, code: object) -> _Array:
+    if kind is not _Array:
         raise pickle.UnpicklingError("it makes an array in an unusual way")
-    return np.ndarray((0,), np.int8)
+    return _Array.__new__(_Array)
 
 
-def _array_of_bytes(content: object, dtype: object, shape: object, order: object) -> np.ndarray:
-    if not isinstance(content, bytes | bytearray) or not isinstance(dtype, np.dtype):
+def _array_of_bytes(content: object, dtype: object, shape: object, order: object) -> _Array:
+    if not isinstance(content, bytes | bytearray) or not isinstance(dtype, _Dtype) or order not in ("C", "F"):
         raise pickle.UnpicklingError("it makes an array in an unusual way")
-    return np.frombuffer(content, dtype).reshape(shape, order=order)
-
-
-def _plain_dtype(name: object, *_: object) -> np.dtype:
-    if not isinstance(name, str) or name.lstrip("<>=|") not in ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"):
-        raise pickle.UnpicklingError(f"it has an array of {name!r}, not of bools or integers")
-    return np.dtype(name)
+    found = _Array.__new__(_Array)
+    found.array = np.frombuffer(content, dtype.dtype).reshape(shape, order=order)
+    return found
 
 
 def _latin1(text: object, encoding: object = "latin1") -> bytes:
@@ -117,7 +139,7 @@ _ADMITTED = {
     "multiarray._reconstruct": _empty_array,
     "numeric._frombuffer": _array_of_bytes,
     "numpy.ndarray": _Array,
-    "numpy.dtype": _plain_dtype,
+    "numpy.dtype": _Dtype,
     "_codecs.encode": _latin1,
 }
 

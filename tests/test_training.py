@@ -123,7 +123,9 @@ def test_training_leaves_the_model_as_it_was(any_model, table, corpus):
 def test_weights_that_are_not_finite_stop_training_with_a_clear_error(tokenizer, table, corpus):
     model = build("gpt_neox", tokenizer)
     next(iter(model.maskable.values()))[0, 0] = float("nan")
-    with pytest.raises(FloatingPointError, match=r"loss became nan at step 1 .*lower learning_rate"):
+    with pytest.raises(
+        FloatingPointError, match=r"1 of the weights 'gpt_neox.* of 'tiny gpt_neox' are not finite numbers; load an intact"
+    ):
         find_subnetwork(model, table, corpus, QUICK)
 
 
@@ -362,3 +364,41 @@ def test_gates_are_freed_with_their_tensors(model):
     del gates
     gc.collect()
     assert logits() is None
+
+
+def test_a_loss_that_is_not_finite_though_the_weights_are_stops_training(model, table, corpus):
+    class Broken:
+        reads_context, hash = False, "broken"
+
+        def bind(self, model):
+            return lambda ids, hidden, logits: logits.float().logsumexp(-1) * float("inf")
+
+    with pytest.raises(FloatingPointError, match=r"loss became inf at step 1 .*weights are finite; lower learning_rate"):
+        find_subnetwork(model, Broken(), corpus, QUICK)
+
+
+def test_a_target_whose_rows_do_not_sum_to_one_is_named(model, table, corpus):
+    class Heavy:
+        reads_context, hash = False, "heavy"
+
+        def bind(self, model):
+            bound = table.bind(model)
+            return lambda ids, hidden, logits: bound(ids, hidden, logits) - 0.5 * logits.float().logsumexp(-1).abs() - 3.0
+
+    with pytest.raises(FloatingPointError, match=r"no KL is negative; each row of the target must sum to 1"):
+        find_subnetwork(model, Heavy(), corpus, QUICK)
+
+
+def test_a_dead_layer_is_named_and_logits_that_are_all_equal_are_refused(tokenizer, table, corpus, caplog):
+    model = build("llama", tokenizer)
+    model.maskable["model.layers.1.mlp.down_proj.weight"].zero_()
+    find_subnetwork(model, table, corpus, replace(QUICK, steps=2))
+    (message,) = caplog.messages
+    assert "No weight in 3 of 14 matrices of 'tiny llama' changes the loss" in message
+    assert all(f"model.layers.1.mlp.{name}_proj.weight" in message for name in ("up", "gate", "down"))
+    model = build("llama", tokenizer)
+    model.hf.get_output_embeddings().weight.zero_()
+    with pytest.raises(
+        FloatingPointError, match="No weight of 'tiny llama' changes the loss: its logits are the same for every"
+    ):
+        find_subnetwork(model, table, corpus, QUICK)
