@@ -1,9 +1,10 @@
 # make reproduce   from nothing to figures/<model>/ and a table of claims     make test   ruff, pytest, strict nbval
 # make lab         JupyterLab on notebooks/                                    make pretrain   train mini again (00)
-# make notebooks   execute the notebooks in place, as they are committed
+# make notebooks   execute the notebooks in place, as they are committed       make bench   what everything costs, measured
 MODEL ?= mini
 CORPUS ?= sotu
 DEVICE ?= cpu
+BENCHMARKS ?= step memory counting residual_pass overlap growth steps_to_quality
 NOTEBOOKS ?= 01 02 03 04 05 06 07 08 09
 PYTHON ?= python3
 
@@ -29,7 +30,7 @@ NBVAL := $(BIN)/python -m pytest -q --nbval --nbval-cell-timeout 1200 -p no:cach
 
 PAPERMILL := $(BIN)/papermill --kernel python3 --cwd notebooks --no-progress-bar --log-output
 
-.PHONY: reproduce test lab pretrain notebooks
+.PHONY: reproduce test lab pretrain notebooks bench
 .DELETE_ON_ERROR:
 
 reproduce: .venv/ready
@@ -64,6 +65,9 @@ notebooks: .venv/ready
 	@for notebook in notebooks/[0-9]*.ipynb; do $(PAPERMILL) $$notebook $$notebook || exit 1; done
 	@$(BIN)/python -m bigramlib tidy notebooks/[0-9]*.ipynb
 	@$(BIN)/python -m zipfile -c tests/subnetworks.zip .store/test/subnetworks
+
+bench: .venv/ready
+	@for question in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$question || exit 1; done
 
 .venv/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -1,16 +1,17 @@
 """What does a mask-training step cost beside a plain fine-tuning step of the same weights, and beside other mask trainers?
 
-BIGRAMLIB_BENCH_MODELS names the models; the first is also stepped with dense targets and, if it can be, with NeuroSurgeon.
+BIGRAMLIB_BENCH_MODELS names the models; the first is also stepped with dense targets and, if installed, NeuroSurgeon.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 
 import pandas as pd
 
 from benchmarks.measuring import Figure, devices, interleaved, median_ratio, save
-from benchmarks.training_steps import batch, dense_targets, fine_tuning, mask_training
+from benchmarks.training_steps import batch, dense_targets, fine_tuning, mask_training, neurosurgeon
 from bigramlib import BigramTable, LanguageModel, SparsifyConfig, TokenCorpus, load_model
 
 QUESTION = "step"
@@ -26,19 +27,22 @@ def measure(
         corpus: text.
         config: batch size and precision; all maskable weights are searched.
         repeats: rounds.
-        others: also time dense targets.
+        others: also time dense targets and, if it is installed, NeuroSurgeon.
     """
     table, ids = BigramTable.from_corpus(corpus), batch(corpus, config).to(model.device)
     cases = {"ours": mask_training(model, table, ids, config), "fine_tuning": fine_tuning(model, ids, config)}
     if others:
         cases["dense_targets"] = dense_targets(model, table, ids, config)
+        if importlib.util.find_spec("NeuroSurgeon"):
+            cases["neurosurgeon"] = neurosurgeon(model, table, ids, config)
     times = interleaved(cases, repeats)
     place = f"{model.name}, {model.device.type}, {config.precision}, {config.batch_size} x {config.sequence_length}"
     figures = [Figure(QUESTION, f"ours / fine-tuning step, {place}", median_ratio(times, "ours", "fine_tuning"), at_most=1.15)]
     if others:
+        surgeon = median_ratio(times, "neurosurgeon", "ours") if "neurosurgeon" in cases else float("nan")
         figures += [
             Figure(QUESTION, f"dense targets / ours, {place}", median_ratio(times, "dense_targets", "ours"), at_least=20),
-            Figure(QUESTION, f"NeuroSurgeon / ours, {place} (NOTES.md)", float("nan"), at_least=1),
+            Figure(QUESTION, f"NeuroSurgeon / ours, {place}", surgeon, at_least=1),
         ]
     facts = {"model": model.name, "device": model.device.type, "precision": config.precision, "sequences": config.batch_size}
     return pd.DataFrame([facts | times.median().to_dict()]), figures

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -82,6 +84,34 @@ def dense_targets(model: LanguageModel, table: BigramTable, ids: Tensor, config:
         optimizer.step()
         masks = [torch.sigmoid(beta * gate.detach()) for gate in logits.values()]
         sum(int(((mask > 0.1) & (mask < 0.9)).sum()) for mask in masks)
+
+    return step
+
+
+def neurosurgeon(model: LanguageModel, table: BigramTable, ids: Tensor, config: SparsifyConfig) -> Callable[[], None]:
+    """NeuroSurgeon's continuous sparsification layers in place of linear ones, on our target (pip: NeuroSurgeon)."""
+    from NeuroSurgeon.Masking.contsparse_layer import ContSparseLinear
+
+    masked = replace(model, hf=copy.deepcopy(model.hf))
+    layers = []
+    for name in model.architecture.maskable:
+        module = name.removesuffix(".weight")
+        layers.append(ContSparseLinear.from_layer(masked.hf.get_submodule(module)).to(model.device))
+        masked.hf.set_submodule(module, layers[-1])
+        layers[-1].train(True)
+    divergence = table.bind(masked)
+    optimizer = torch.optim.AdamW([layer.weight_mask_params for layer in layers], lr=5e-5)
+    n = sum(layer.calculate_max_l0() for layer in layers)
+
+    def step() -> None:
+        for layer in layers:
+            layer.temperature = 1.5
+        hidden = masked.hidden(ids)
+        loss = divergence(ids, hidden, masked.unembed(hidden)).mean()
+        loss = loss + config.sparsity_penalty / n * sum(layer.calculate_l0() for layer in layers)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
 
     return step
 
