@@ -48,6 +48,7 @@ reproduce: .venv/ready
 test: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/python -m pytest -q
 	rm -rf $(WORK)/test .store/test && mkdir -p $(WORK)/test .store/test && cp -r notebooks figures $(WORK)/test/
 	$(NBVAL) $(LIVE)

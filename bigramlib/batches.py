@@ -45,14 +45,15 @@ def flattened_sample(
 def batches(corpus: TokenCorpus, config: SparsifyConfig, generator: np.random.Generator) -> Callable[[], tuple[Tensor, Tensor]]:
     """A function that draws (ids, weights), both [batch, pos]; the weights of a batch sum to 1."""
     shape = (config.batch_size, config.sequence_length)
-    if config.flattening is None:
+    power = config.flattening
+    if power is None:
         uniform = torch.full(shape, 1 / math.prod(shape))
         return lambda: (torch.from_numpy(corpus.sample(*shape, generator)), uniform)
     counts = np.bincount(np.asarray(corpus.ids), minlength=corpus.vocabulary_size)
     probability = counts / counts.sum()
 
     def draw() -> tuple[Tensor, Tensor]:
-        tokens, weights = flattened_sample(probability, config.flattening, math.prod(shape), generator)
+        tokens, weights = flattened_sample(probability, power, math.prod(shape), generator)
         weights = torch.from_numpy(weights / weights.sum()).float()
         return torch.from_numpy(tokens).view(shape), weights.view(shape)
 

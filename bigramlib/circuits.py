@@ -111,7 +111,13 @@ def part_names(model: LanguageModel) -> list[str]:
 
 
 def part(model: LanguageModel, name: str) -> Subnetwork:
-    """The subnetwork of one of `part_names`."""
+    """The subnetwork of one of `part_names`.
+
+    Raises:
+        ValueError: there is no such part.
+    """
+    if name not in part_names(model):
+        raise ValueError(f"There is no part {name!r} of {model.name!r}; take one of part_names, such as 'head 0.0' or 'mlp 0'.")
     kind, _, place = name.partition(" ")
     if kind == "mlp":
         return Subnetwork.mlp(model, int(place))

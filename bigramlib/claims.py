@@ -209,7 +209,7 @@ def check(folder: Path, key: str, **measured: float) -> str:
     Returns:
         "yes: <claim>" or "no: <claim>"; the figures are in the file.
     """
-    claim = CLAIMS[key]
+    claim = _known(key)
     holds = "yes" if claim.holds(**measured) else "no"
     _record(folder, claim, claim.ours.format(**measured), holds)
     return f"{holds}: {claim.text}"
@@ -217,8 +217,9 @@ def check(folder: Path, key: str, **measured: float) -> str:
 
 def untestable(folder: Path, key: str, reason: str) -> str:
     """Record that a claim cannot be tested on this model, and why; returns a line that says so."""
-    _record(folder, CLAIMS[key], reason, "not testable")
-    return f"not testable: {CLAIMS[key].text}"
+    claim = _known(key)
+    _record(folder, claim, reason, "not testable")
+    return f"not testable: {claim.text}"
 
 
 def claims_table(folder: Path) -> pd.DataFrame:
@@ -226,6 +227,12 @@ def claims_table(folder: Path) -> pd.DataFrame:
     rows = _recorded(folder)
     missing = {claim.text: (claim.text, claim.paper, "", "not measured") for claim in CLAIMS.values()}
     return pd.DataFrame((missing | rows)[claim.text] for claim in CLAIMS.values()).set_axis(COLUMNS, axis=1)
+
+
+def _known(key: str) -> Claim:
+    if key not in CLAIMS:
+        raise ValueError(f"There is no claim {key!r}; choose one of {', '.join(map(repr, CLAIMS))}.")
+    return CLAIMS[key]
 
 
 def _recorded(folder: Path) -> dict[str, tuple[str, str, str, str]]:

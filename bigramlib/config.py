@@ -59,8 +59,11 @@ class SparsifyConfig:
                 "Use Subnetwork.full or Subnetwork.empty for the limits."
             )
         for name in ("steps", "batch_size", "sequence_length", "attempts", "layers"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+            value = getattr(self, name)
+            if value is not None and (value < 1 or value != int(value)):
+                raise ValueError(f"{name} is {value}; it must be a whole number, at least 1.")
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}; it must be a whole number, at least 0.")
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise ValueError(f"learning_rate is {self.learning_rate}; it must be a positive number.")
         if not self.final_beta >= 1:

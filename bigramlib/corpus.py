@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Int, Integer
+from transformers import PreTrainedTokenizerBase
 
 from bigramlib.progress import tqdm
 from bigramlib.store import content_hash, file_hash, store_folder, stored_folder
@@ -89,6 +90,8 @@ class TokenCorpus:
         return np.searchsorted(self.starts, self._places(sequence_length, max_tokens), side="right") - 1
 
     def _places(self, sequence_length: int, max_tokens: int | None) -> Int[np.ndarray, "sequences pos"]:
+        if sequence_length < 1:
+            raise ValueError(f"sequence_length is {sequence_length}; it must be at least 1.")
         whole = (len(self.ids) - 1) // sequence_length
         n = whole if max_tokens is None else min(whole, max_tokens // sequence_length)
         if n < 1:
@@ -112,7 +115,7 @@ class TokenCorpus:
 
 def load_corpus(
     source: str | Path,
-    tokenizer: object,
+    tokenizer: PreTrainedTokenizerBase,
     *,
     vocabulary_size: int | None = None,
     evaluation_share: float = EVALUATION_SHARE,
@@ -313,7 +316,7 @@ def _read_dataset(source: str, text_column: str) -> Iterator[str]:
         yield _column(row, text_column, source)
 
 
-def _tokenized(source: str, tokenizer: object, text_column: str) -> Iterator[list[int]]:
+def _tokenized(source: str, tokenizer: PreTrainedTokenizerBase, text_column: str) -> Iterator[list[int]]:
     """The token ids of each document that is not blank."""
     batch: list[str] = []
     for document in tqdm(read_documents(source, text_column), desc="tokenizing", unit=" documents"):

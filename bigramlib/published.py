@@ -35,8 +35,9 @@ def load_published(source: str | Path, model: LanguageModel) -> Subnetwork:
         ValueError: not a published subnetwork, or one of another model; nothing in the file is executed.
     """
     path = _local(str(source))
-    found = read_pickle(path)
-    name = found.pop(MODEL_NAME, None)
+    content = read_pickle(path)
+    name = content.pop(MODEL_NAME, None)
+    found = {parameter: array for parameter, array in content.items() if not isinstance(array, str)}
     if isinstance(name, str) and _stem(name) != _stem(model.name):
         raise ValueError(f"{str(source)!r} is a subnetwork of {name!r}, but the model is {model.name!r}; load that model.")
     missing, odd = sorted(set(model.maskable) - set(found)), sorted(set(found) - set(model.maskable))
@@ -104,6 +105,8 @@ class _Dtype:
 
 class _Array:
     """Stands for a numpy.ndarray in a pickle file; holds what is made of plain bytes and a plain dtype."""
+
+    array: np.ndarray
 
     def __init__(self, *_: object) -> None:
         raise pickle.UnpicklingError("it makes an array in an unusual way")

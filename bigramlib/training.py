@@ -171,7 +171,7 @@ def _train(
                 progress.set_postfix(KL=f"{kl:.3f}", density=f"{on / gates.n:.3%}", undecided=f"{undecided / gates.n:.3%}")
                 run.converged = undecided <= config.undecided_share * on
             if interrupted() or checkpoint.due(run.step):
-                run.generator = generator.bit_generator.state
+                run.generator = dict(generator.bit_generator.state)
                 checkpoint.save(run, gates.state())
             if interrupted():
                 raise KeyboardInterrupt(f"Training was interrupted after step {run.step}; the same call goes on from there.")

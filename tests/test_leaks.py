@@ -9,7 +9,7 @@ import numpy as np
 import psutil
 from conftest import build
 
-from bigramlib import SparsifyConfig, Subnetwork, TokenCorpus, evaluate, find_subnetwork
+from bigramlib import SparsifyConfig, Subnetwork, TokenCorpus, find_subnetwork
 from bigramlib.lenses import lens_report
 from bigramlib.residual import ResidualMoments
 from bigramlib.store import store_folder
@@ -29,10 +29,11 @@ def hooks(model) -> int:
 def test_two_hundred_rounds_of_everything_leave_nothing_behind(tokenizer, corpus, table):
     model = build("gpt_neox", tokenizer)
     before = {name: parameter.clone() for name, parameter in model.hf.named_parameters()}
-    config = SparsifyConfig(sparsity_penalty=1.0, steps=2, batch_size=2, sequence_length=8)
+    config = SparsifyConfig(sparsity_penalty=1.0, steps=1, batch_size=2, sequence_length=8)
     other = TokenCorpus(np.asarray(corpus.ids)[::-1].copy(), np.array([0]), corpus.vocabulary_size)
     process = psutil.Process()
     small = {"max_tokens": 32, "sequence_length": 16}
+    moments = ResidualMoments.collect(model, corpus, **small)
     memory, files = [], []
     for _ in range(ROUNDS):
         found = find_subnetwork(model, table, corpus, config)
@@ -41,8 +42,7 @@ def test_two_hundred_rounds_of_everything_leave_nothing_behind(tokenizer, corpus
         found = Subnetwork.load(file)
         with found.applied(model):
             pass
-        evaluate(model, corpus, table, found, **small)
-        lens_report(model, ResidualMoments.collect(model, corpus, found, **small), other, **small)
+        lens_report(model, moments, other, **small)
         shutil.rmtree(store_folder("subnetworks"))
         gc.collect()
         memory.append(process.memory_info().rss)

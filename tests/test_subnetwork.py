@@ -311,7 +311,7 @@ def test_what_was_found_in_a_model_is_refused_on_other_weights_unless_transplant
         with moved.applied(other):
             assert other.maskable[other.architecture.maskable[0]].eq(0).any()
         assert moved.hash == found.hash and moved.provenance["from"] == found.provenance
-        with pytest.raises(ValueError, match="take subnetwork.transplanted"):
+        with pytest.raises(ValueError, match=r"take subnetwork\.transplanted"):
             moved.check_fits(model)
     with pytest.raises(ValueError, match="a model with model_type gpt_neox, but 'tiny llama' has llama"):
         bound.transplanted(build("llama", tokenizer))

@@ -123,9 +123,7 @@ def test_training_leaves_the_model_as_it_was(any_model, table, corpus):
 def test_weights_that_are_not_finite_stop_training_with_a_clear_error(tokenizer, table, corpus):
     model = build("gpt_neox", tokenizer)
     next(iter(model.maskable.values()))[0, 0] = float("nan")
-    with pytest.raises(
-        FloatingPointError, match=r"1 of the weights 'gpt_neox.* of 'tiny gpt_neox' are not finite numbers; load an intact"
-    ):
+    with pytest.raises(FloatingPointError, match=r"1 of the weights 'gpt_neox.* of 'tiny gpt_neox' are not finite"):
         find_subnetwork(model, table, corpus, QUICK)
 
 
@@ -398,7 +396,5 @@ def test_a_dead_layer_is_named_and_logits_that_are_all_equal_are_refused(tokeniz
     assert all(f"model.layers.1.mlp.{name}_proj.weight" in message for name in ("up", "gate", "down"))
     model = build("llama", tokenizer)
     model.hf.get_output_embeddings().weight.zero_()
-    with pytest.raises(
-        FloatingPointError, match="No weight of 'tiny llama' changes the loss: its logits are the same for every"
-    ):
+    with pytest.raises(FloatingPointError, match="No weight of 'tiny llama' changes the loss: its logits are the same"):
         find_subnetwork(model, table, corpus, QUICK)
