@@ -26,7 +26,6 @@ from bigramlib.lenses import lens_report, ridge_maps
 from bigramlib.overlap import overlap_test
 from bigramlib.published import load_published
 from bigramlib.residual import ResidualMoments
-from bigramlib.survey import survey
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +182,6 @@ CASES = [
     ("lens on others", lambda g: lens_report(g.model, g.moments, g.small), ValueError, r"vocabulary of 50, but the model"),
     ("unknown claim", lambda g: check("figures", "nonsense"), ValueError, r"There is no claim 'nonsense'; choose one of 'lang"),
     ("untestable nonsense", lambda g: untestable("figures", "nonsense", ""), ValueError, r"no claim 'nonsense'; choose one of"),
-    ("nothing to survey", lambda g: survey("mini", "sotu"), ValueError, r"no bigram subnetwork of 'mini' .*run notebook 02"),
     ("make MODEL", values(model="nothing/here"), ValueError, r"There is no model 'nothing/here'"),
     ("make CORPUS", values(corpus="nowhere"), ValueError, r"There is no corpus 'nowhere'; use 'sotu'"),
     ("make DEVICE", values(device="abacus"), ValueError, r"DEVICE 'abacus' is not available here; use DEVICE=cpu"),
