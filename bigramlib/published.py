@@ -125,7 +125,9 @@ def _empty_array(kind: object, shape: object, code: object) -> _Array:
 
 
 def _array_of_bytes(content: object, dtype: object, shape: object, order: object) -> _Array:
-    if not isinstance(content, bytes | bytearray) or not isinstance(dtype, _Dtype) or order not in ("C", "F"):
+    if not isinstance(content, bytes | bytearray) or not isinstance(dtype, _Dtype):
+        raise pickle.UnpicklingError("it makes an array in an unusual way")
+    if not isinstance(shape, tuple) or order not in ("C", "F"):
         raise pickle.UnpicklingError("it makes an array in an unusual way")
     found = _Array.__new__(_Array)
     found.array = np.frombuffer(content, dtype.dtype).reshape(shape, order=order)

