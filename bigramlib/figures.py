@@ -112,14 +112,16 @@ def plot_frontier(axes: Axes, points: pd.DataFrame) -> None:
     share.set_xscale("log")
     share.xaxis.set_major_formatter(lambda value, _: f"{value:.3%}".rstrip("0%").rstrip(".") + " %")
     share.set_xlabel("share of maskable weights")
-    axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(0, 0.58))
+    axes.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
 
 
 def plot_density(axes: Axes, table: pd.DataFrame) -> None:
-    """Density of a subnetwork by layer and component (a `Subnetwork.table()`), as a heat map."""
+    """Density of a subnetwork by layer and component (a `Subnetwork.table()`), as a heat map; numbers where there is room."""
     components = list(dict.fromkeys(table.component))
     grid = table.pivot(index="layer", columns="component", values="density")[components]
-    sns.heatmap(grid * 100, ax=axes, cmap="Blues", annot=True, fmt=".2g", cbar_kws={"label": "% of weights kept"})
+    colours = {"cmap": "Blues", "cbar_kws": {"label": "% of weights kept"}}
+    sns.heatmap(grid * 100, ax=axes, annot=len(grid) <= 12, fmt=".2g", **colours)
+    axes.set_xticklabels([name.replace(" ", "\n") for name in components], rotation=0)
     axes.set(xlabel="", ylabel="layer", title="Where the kept weights are")
     axes.tick_params(left=False, bottom=False)
 
