@@ -28,7 +28,7 @@ def by_rows(
         hidden: last hidden states, the only thing that the loss is differentiated by.
         vocabulary_size: logits of each position.
     """
-    chunks = row_chunks(*hidden.shape[:2], vocabulary_size)
+    chunks = row_chunks(hidden.shape[0], hidden.shape[1], vocabulary_size)
     return loss(hidden, chunks[0]) if len(chunks) == 1 else _ByRows.apply(hidden, chunks, loss)
 
 
