@@ -101,10 +101,10 @@ class _LogPartition(torch.autograd.Function):
             logits = torch.nn.functional.linear(flat, rows).float()
             if bias is not None:
                 logits += bias[begin : begin + size]
+            slope = None
             if cap is not None:
                 logits = logits.div_(cap).tanh_()
-            slope = 1 - logits**2 if cap is not None and expected is not None else None
-            if cap is not None:
+                slope = 1 - logits**2
                 logits *= cap
             larger = torch.maximum(maximum, logits.amax(-1, keepdim=True))
             shrink = (maximum - larger).exp_()
