@@ -99,12 +99,12 @@ def save(question: str, table: pd.DataFrame, figures: list[Figure]) -> Path:
 
 
 def machine() -> str:
-    """A name for this kind of machine: its processor, the threads in use, and its GPU."""
+    """A name for this kind of machine: its processor with its vector units, its cores, and its GPU."""
     try:
         described = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())[0]
     except (OSError, IndexError):
         described = platform.processor() or platform.machine()
-    parts = [described, f"{os.cpu_count()} cores"]
+    parts = [described, torch.backends.cpu.get_cpu_capability(), f"{os.cpu_count()} cores"]
     if torch.cuda.is_available():
         parts.append(torch.cuda.get_device_name())
     return re.sub(r"[^a-z0-9]+", "-", " ".join(parts).lower()).strip("-")

@@ -13,6 +13,7 @@ import pandas as pd
 from benchmarks.measuring import Figure, devices, interleaved, median_ratio, save
 from benchmarks.training_steps import batch, dense_targets, fine_tuning, mask_training, neurosurgeon
 from bigramlib import BigramTable, LanguageModel, SparsifyConfig, TokenCorpus, load_model
+from bigramlib.config import fast_precision
 
 QUESTION = "step"
 
@@ -54,7 +55,7 @@ if __name__ == "__main__":
         for device in devices():
             model = load_model(name, device)
             text = model.load_corpus("sotu")[0]
-            shape = {"batch_size": 8} if place == 0 else {"batch_size": 2, "precision": "bfloat16"}
+            shape = {"batch_size": 8} if place == 0 else {"batch_size": 2, "precision": fast_precision(model.device)}
             table, found = measure(model, text, SparsifyConfig(**shape), others=place == 0)
             tables.append(table)
             figures += found

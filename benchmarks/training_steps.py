@@ -107,7 +107,7 @@ def neurosurgeon(model: LanguageModel, table: BigramTable, ids: Tensor, config: 
         for layer in layers:
             layer.temperature = 1.5
         hidden = masked.hidden(ids)
-        loss = divergence(ids, hidden, masked.unembed(hidden)).mean()
+        loss = divergence(ids, hidden).mean()
         loss = loss + config.sparsity_penalty / n * sum(layer.calculate_l0() for layer in layers)
         optimizer.zero_grad()
         loss.backward()

@@ -49,8 +49,7 @@ def batches(corpus: TokenCorpus, config: SparsifyConfig, generator: np.random.Ge
     if power is None:
         uniform = torch.full(shape, 1 / math.prod(shape))
         return lambda: (torch.from_numpy(corpus.sample(*shape, generator)), uniform)
-    counts = np.bincount(np.asarray(corpus.ids), minlength=corpus.vocabulary_size)
-    probability = counts / counts.sum()
+    probability = corpus.unigram_counts / len(corpus)
 
     def draw() -> tuple[Tensor, Tensor]:
         tokens, weights = flattened_sample(probability, power, math.prod(shape), generator)

@@ -61,7 +61,7 @@ def repeated_sequences(
     first token, less those of the same tokens in the first copy: about zero without induction, negative with it.
     """
     generator = np.random.default_rng(seed)
-    once = np.asarray(corpus.ids)[generator.integers(0, len(corpus), (sequences, length))].astype(np.int64)
+    once = corpus.ids[generator.integers(0, len(corpus), (sequences, length))].astype(np.int64)
     text = np.concatenate([once, once], axis=1)
     ids, following = text[:, :-1], text[:, 1:]
     position, sequence = np.arange(2 * length - 1), np.arange(sequences)[:, None]

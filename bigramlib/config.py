@@ -85,14 +85,14 @@ class SparsifyConfig:
         """The shortest schedule known to find good subnetworks in a model of this size, for this target.
 
         A target that reads the context is learnt from running text, a bigram table from i.i.d. tokens. Models above
-        `SMALL_MODEL` maskable weights are computed in bfloat16 and take more steps of fewer tokens, at a higher rate, with beta
-        growing slowly. Above `LARGE_MODEL` only the MLPs of the first eight layers are searched for a bigram table: that
-        attention and later layers keep nothing is imposed there, not found.
+        `SMALL_MODEL` maskable weights are computed in `fast_precision` and take more steps of fewer tokens, at a higher rate,
+        with beta growing slowly. Above `LARGE_MODEL` only the MLPs of the first eight layers are searched for a bigram table:
+        that attention and later layers keep nothing is imposed there, not found.
         """
         maskable = sum(weight.numel() for weight in model.maskable.values())
         chosen = cls(sparsity_penalty=sparsity_penalty, seed=seed)
         if maskable > SMALL_MODEL:
-            chosen = replace(chosen, precision="bfloat16")
+            chosen = replace(chosen, precision=fast_precision(model.device))
         if target.reads_context:
             return replace(chosen, flattening=None)
         if maskable > SMALL_MODEL:
@@ -115,3 +115,12 @@ class SparsifyConfig:
             attempts=4,
             seed=seed,
         )
+
+
+def fast_precision(device: torch.device) -> Literal["float32", "bfloat16"]:
+    """The precision in which a device is fastest: bfloat16 on a GPU and on a CPU with AVX-512.
+
+    Without vector units for it bfloat16 only costs: with AVX2 alone a step was some 35 times slower than in float32.
+    """
+    fast = device.type == "cuda" or torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return "bfloat16" if fast else "float32"

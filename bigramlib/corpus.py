@@ -19,6 +19,7 @@ SELF = "self"
 DOCUMENT_SEPARATOR = "<|endoftext|>"
 SEQUENCE_LENGTH = 128
 EVALUATION_SHARE = 0.08
+TOKENS_AT_ONCE = 2**20
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,14 @@ class TokenCorpus:
         starts: int64 array [documents], the index in `ids` of each document's first token; `starts[0]` is 0.
         vocabulary_size: every id is below it.
         name: where the text came from, for provenance.
+        tokenizer_hash: of the tokenizer that the ids belong to (`tokenizer_hash`); None if it is not known, and not checked.
     """
 
     ids: Integer[np.ndarray, " tokens"]
     starts: Int[np.ndarray, " documents"]
     vocabulary_size: int
     name: str = "unnamed"
+    tokenizer_hash: str | None = None
 
     def __post_init__(self) -> None:
         if len(self.ids) == 0:
@@ -57,13 +60,24 @@ class TokenCorpus:
     @cached_property
     def hash(self) -> str:
         """SHA-256 of the tokens and document starts."""
-        return content_hash(np.asarray(self.ids, dtype=np.int64), np.asarray(self.starts, dtype=np.int64))
+        return content_hash(self.ids, self.starts)
+
+    def parts(self, overlap: int = 0) -> Iterator[tuple[int, Int[np.ndarray, " tokens"]]]:
+        """The text `TOKENS_AT_ONCE` tokens at a time, with where each part begins, for corpora larger than memory.
+
+        Args:
+            overlap: so many tokens of the next part follow each part.
+        """
+        for begin in range(0, len(self.ids), TOKENS_AT_ONCE):
+            yield begin, np.asarray(self.ids[begin : begin + TOKENS_AT_ONCE + overlap], dtype=np.int64)
 
     @cached_property
-    def _is_start(self) -> Bool[np.ndarray, " tokens"]:
-        flags = np.zeros(len(self.ids), dtype=bool)
-        flags[self.starts] = True
-        return flags
+    def unigram_counts(self) -> Int[np.ndarray, " vocab"]:
+        """How often each token occurs."""
+        counts = np.zeros(self.vocabulary_size, dtype=np.int64)
+        for _, ids in self.parts():
+            counts += np.bincount(ids, minlength=self.vocabulary_size)
+        return counts
 
     def windows(
         self, sequence_length: int = SEQUENCE_LENGTH, max_tokens: int | None = None
@@ -81,13 +95,16 @@ class TokenCorpus:
         places = self._places(sequence_length, max_tokens)
         ids = np.asarray(self.ids)
         following = places + 1
-        return ids[places].astype(np.int64), ids[following].astype(np.int64), ~self._is_start[following]
+        return ids[places].astype(np.int64), ids[following].astype(np.int64), ~self._is_start(following)
 
     def documents(
         self, sequence_length: int = SEQUENCE_LENGTH, max_tokens: int | None = None
     ) -> Int[np.ndarray, "sequences pos"]:
         """The document number of each token of `windows` with the same arguments."""
         return np.searchsorted(self.starts, self._places(sequence_length, max_tokens), side="right") - 1
+
+    def _is_start(self, places: Int[np.ndarray, "*shape"]) -> Bool[np.ndarray, "*shape"]:
+        return self.starts[np.searchsorted(self.starts, places, side="right") - 1] == places
 
     def _places(self, sequence_length: int, max_tokens: int | None) -> Int[np.ndarray, "sequences pos"]:
         if sequence_length < 1:
@@ -149,16 +166,23 @@ def load_corpus(
         (_fingerprint(source), tokenizer_key, text_column),
         lambda: _tokenized(source, tokenizer, text_column),
         source,
+        tokenizer,
         vocabulary_size or len(tokenizer),
         evaluation_share,
         seed,
     )
 
 
+def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """SHA-256 (hex) of a tokenizer's vocabulary: which token has which id."""
+    return content_hash(tokenizer.get_vocab())
+
+
 def stored_corpus(
     key: Sequence[object],
     documents: Callable[[], Iterable[Sequence[int]]],
     name: str,
+    tokenizer: PreTrainedTokenizerBase,
     vocabulary_size: int,
     evaluation_share: float = EVALUATION_SHARE,
     seed: int = 0,
@@ -169,6 +193,7 @@ def stored_corpus(
         key: what the documents are made of; hashed.
         documents: makes the token ids of each document.
         name: where they come from, for provenance and errors.
+        tokenizer: the one that the ids belong to.
         vocabulary_size: of the model.
         evaluation_share: the share of tokens to hold out, in whole documents.
         seed: of the split.
@@ -180,7 +205,8 @@ def stored_corpus(
         store_folder("corpora") / hashed,
         lambda temporary: _write(documents(), temporary, name, vocabulary_size, evaluation_share, seed),
     )
-    return _opened(folder, "train", name), _opened(folder, "evaluation", name)
+    identity = tokenizer_hash(tokenizer)
+    return _opened(folder, "train", name, identity), _opened(folder, "evaluation", name, identity)
 
 
 def check_source(source: str) -> None:
@@ -364,10 +390,11 @@ def _write(documents: Iterable[Sequence[int]], folder: Path, name: str, vocabula
     (folder / "all.bin").unlink()
 
 
-def _opened(folder: Path, split: str, source: str) -> TokenCorpus:
+def _opened(folder: Path, split: str, source: str, identity: str) -> TokenCorpus:
     return TokenCorpus(
         ids=np.load(folder / f"{split}.ids.npy", mmap_mode="r"),
         starts=np.load(folder / f"{split}.starts.npy"),
         vocabulary_size=int((folder / "vocabulary_size").read_text()),
         name=f"{source} ({split})",
+        tokenizer_hash=identity,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -108,7 +109,7 @@ def plot_frontier(axes: Axes, points: pd.DataFrame) -> None:
     axes.text(total, PAPER_R, "r = 0.95", ha="right", va="bottom", fontsize="small")
     axes.set(xscale="log", xlabel="kept weights", ylabel="bigram correlation r, held-out text")
     axes.xaxis.set_minor_formatter(NullFormatter())
-    share = axes.secondary_xaxis("top", functions=(lambda kept: kept / total, lambda part: part * total))
+    share = axes.secondary_xaxis("top", functions=(partial(np.multiply, 1 / total), partial(np.multiply, total)))
     share.set_xscale("log")
     share.xaxis.set_major_formatter(lambda value, _: f"{value:.3%}".rstrip("0%").rstrip(".") + " %")
     share.set_xlabel("share of maskable weights")

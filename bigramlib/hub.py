@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from huggingface_hub import HfApi, ModelCard, ModelCardData, hf_hub_download
+
+from bigramlib.store import written_whole
+
+if TYPE_CHECKING:
+    from bigramlib.subnetwork import Subnetwork
 
 FILE = "subnetwork.safetensors"
 CARD = """---
@@ -33,53 +39,40 @@ with subnetwork.applied(model):
 """
 
 
-class HubMixin:
-    """Gives a class with `save` and `load` its folders and hub repositories."""
+def write_folder(subnetwork: Subnetwork, folder: str | Path, repo: str | None) -> None:
+    """Write a folder as it would lie on the hub: see `Subnetwork.save_pretrained`."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    subnetwork.save(folder / FILE)
+    facts = [f"- {key}: {value}" for key, value in subnetwork.provenance.items() if key != "history"]
+    data = ModelCardData(tags=["bigramlib", "subnetwork", "interpretability"], library_name="bigramlib")
+    card = CARD.format(
+        data=data.to_yaml(),
+        model=subnetwork.provenance.get("model", "an unknown model"),
+        repo=repo or folder,
+        kept=subnetwork.kept,
+        total=subnetwork.total,
+        density=subnetwork.density,
+        share=subnetwork.first_mlp_share(),
+        facts="\n".join(facts) or "not recorded",
+    )
+    with written_whole(folder / "README.md") as temporary:
+        ModelCard(card).save(temporary)
 
-    def save_pretrained(self, folder: str | Path, repo: str | None = None) -> None:
-        """Write a folder as it would lie on the hub: the subnetwork and a model card filled from its provenance.
 
-        Args:
-            folder: made if missing.
-            repo: the name that the card tells readers to load; the folder's by default.
-        """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.save(folder / FILE)
-        facts = [f"- {key}: {value}" for key, value in self.provenance.items() if key != "history"]
-        model = str(self.provenance.get("model", "an unknown model"))
-        data = ModelCardData(tags=["bigramlib", "subnetwork", "interpretability"], library_name="bigramlib")
-        card = CARD.format(
-            data=data.to_yaml(),
-            model=model,
-            repo=repo or folder,
-            kept=self.kept,
-            total=self.total,
-            density=self.density,
-            share=self.first_mlp_share(),
-            facts="\n".join(facts) or "not recorded",
-        )
-        ModelCard(card).save(folder / "README.md")
+def upload(subnetwork: Subnetwork, repo: str, private: bool, token: str | None) -> str:
+    """Upload a folder to the hub: see `Subnetwork.push_to_hub`."""
+    api = HfApi(token=token)
+    api.create_repo(repo, private=private, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        write_folder(subnetwork, folder, repo)
+        return str(api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Subnetwork by bigramlib"))
 
-    def push_to_hub(self, repo: str, *, private: bool = False, token: str | None = None) -> str:
-        """Upload to a hub repository, made if missing; returns the address of the commit."""
-        api = HfApi(token=token)
-        api.create_repo(repo, private=private, exist_ok=True)
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder, repo)
-            return str(api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Subnetwork by bigramlib"))
 
-    @classmethod
-    def from_pretrained(cls, source: str | Path, revision: str | None = None) -> HubMixin:
-        """Load from a folder or a hub repository.
-
-        Raises:
-            ValueError: no such folder or repository, or what is there is not a whole subnetwork.
-        """
-        folder = Path(source).expanduser()
-        if folder.is_dir():
-            return cls.load(folder / FILE)
-        return cls.load(downloaded(str(source), FILE, revision))
+def found(source: str | Path, revision: str | None) -> Path:
+    """The subnetwork file of a folder or a hub repository."""
+    folder = Path(source).expanduser()
+    return folder / FILE if folder.is_dir() else downloaded(str(source), FILE, revision)
 
 
 def downloaded(repo: str, file: str, revision: str | None) -> Path:

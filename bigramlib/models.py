@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import takewhile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
@@ -19,10 +20,15 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from bigramlib import llama2c, vocabulary
 from bigramlib.architectures import WRITING_COMPONENTS, Architecture
 from bigramlib.checkpoints import load_checkpoint
-from bigramlib.corpus import EVALUATION_SHARE, SELF, TokenCorpus, load_corpus, stored_corpus
+from bigramlib.corpus import EVALUATION_SHARE, SELF, TokenCorpus, load_corpus, stored_corpus, tokenizer_hash
 from bigramlib.packaged import PACKAGED, packaged_model
 from bigramlib.progress import tqdm
 from bigramlib.store import ASSETS, tensors_hash
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    from bigramlib.targets import BigramTable
 
 EMBEDDED = ("mini",)
 RANDOM = " (random"
@@ -205,12 +211,23 @@ class LanguageModel:
                     progress.update(len(document))
                     yield document
 
-    def check_vocabulary(self, corpus: TokenCorpus) -> None:
-        """Raise ValueError unless a corpus has token ids of this model's vocabulary."""
-        if corpus.vocabulary_size != self.vocabulary_size:
+    @cached_property
+    def tokenizer_hash(self) -> str:
+        """Of the model's tokenizer (`corpus.tokenizer_hash`)."""
+        return tokenizer_hash(self.tokenizer)
+
+    def check_vocabulary(self, text: TokenCorpus | BigramTable) -> None:
+        """Raise ValueError unless a corpus, or the bigram table of one, has token ids of this model's vocabulary."""
+        what = f"The corpus {text.name!r}" if isinstance(text, TokenCorpus) else "The bigram table"
+        if text.vocabulary_size != self.vocabulary_size:
             raise ValueError(
-                f"The corpus {corpus.name!r} has token ids for a vocabulary of {corpus.vocabulary_size}, but the model "
-                f"{self.name!r} has {self.vocabulary_size} tokens; tokenize the text with the model's own tokenizer."
+                f"{what} has token ids for a vocabulary of {text.vocabulary_size}, but the model {self.name!r} has "
+                f"{self.vocabulary_size} tokens; tokenize the text with the model's own tokenizer."
+            )
+        if text.tokenizer_hash not in (None, self.tokenizer_hash):
+            raise ValueError(
+                f"{what} has token ids of another tokenizer than that of the model {self.name!r}, though both have "
+                f"{self.vocabulary_size} tokens; tokenize the text with the model's own tokenizer."
             )
 
     def load_corpus(
@@ -231,6 +248,7 @@ class LanguageModel:
             ("samples", self.weights_hash, SELF_TOKENS, seed),
             lambda: self.sample_documents(SELF_TOKENS, seed),
             SELF,
+            self.tokenizer,
             self.vocabulary_size,
             evaluation_share,
             seed,
@@ -253,7 +271,7 @@ class LanguageModel:
             found.append(ids)
         return torch.cat(found, dim=1)
 
-    def bridge(self) -> object:
+    def bridge(self) -> TransformerBridge:
         """A TransformerLens bridge around a copy of the model as it is now.
 
         The bridge rewrites what it wraps (it splits fused QKV matrices), so it never gets the model itself; inside

@@ -45,7 +45,9 @@ def overlap_test(a: Subnetwork, b: Subnetwork) -> pd.DataFrame:
     _check_same_shapes(a, b)
     parts = a.architecture.components
     matrices = [_Matrix.of(_rows(a, part), _rows(b, part)) for part in parts]
-    groups = [(part.layer, part.name, [matrix]) for part, matrix in zip(parts, matrices, strict=True)]
+    groups: list[tuple[int | None, str, list[_Matrix]]] = [
+        (part.layer, part.name, [matrix]) for part, matrix in zip(parts, matrices, strict=True)
+    ]
     for name in dict.fromkeys(part.name for part in parts):
         groups.append((None, name, [matrix for part, matrix in zip(parts, matrices, strict=True) if part.name == name]))
     groups.append((None, "total", matrices))

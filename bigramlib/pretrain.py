@@ -17,6 +17,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerF
 from bigramlib.checkpoints import save_checkpoint
 from bigramlib.corpus import DOCUMENT_SEPARATOR, SEQUENCE_LENGTH, TokenCorpus
 from bigramlib.progress import tqdm
+from bigramlib.store import written_whole
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,8 @@ def pretrain(
                 save_checkpoint(folder / f"step{step}.safetensors", _weights(model))
     model.eval()
     np.savetxt(losses_file, losses, fmt="%.4f")
-    recipe_file.write_text(json.dumps(recipe, indent=1))
+    with written_whole(recipe_file) as temporary:
+        temporary.write_text(json.dumps(recipe, indent=1))
     return losses
 
 

@@ -73,15 +73,14 @@ class ResidualMoments:
         pairs = [
             (row, column) for row in boundaries for column in sorted({row, *targets}) if column >= row or row not in targets
         ]
-        shift = total = None
-        for _, stream in residual_stream(model, current, subnetwork, batch_size):
+        for batch, stream in residual_stream(model, current, subnetwork, batch_size):
             activations = stream.flatten(1, 2).double()
-            if shift is None:
+            if batch.start == 0:
                 # Sums are taken about the first batch's mean, so that centring them at the end cancels almost nothing.
                 shift = activations.mean(1, keepdim=True)
-                width = activations.shape[-1]
-                total = activations.new_zeros(last + 1, 1, width)
-                products = {pair: activations.new_zeros(width, width) for pair in pairs}
+                total = torch.zeros_like(shift)
+                width = shift.shape[-1]
+                products = {pair: shift.new_zeros(width, width) for pair in pairs}
             activations -= shift
             total += activations.sum(1, keepdim=True)
             for (row, column), product in products.items():

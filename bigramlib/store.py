@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 ASSETS = Path(__file__).parent / "assets"
 HASHES = "hashes.json"
+HASHED_AT_ONCE = 2**20
 log = logging.getLogger(__name__)
 
 
@@ -32,12 +33,15 @@ def store_folder(kind: str) -> Path:
 
 
 def content_hash(*parts: object) -> str:
-    """SHA-256 (hex) of a sequence of JSON-able values, arrays and bytes, in order."""
+    """SHA-256 (hex) of a sequence of JSON-able values, arrays (integers as int64) and bytes, in order."""
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, np.ndarray):
-            digest.update(f"{part.dtype}{part.shape}".encode())
-            digest.update(np.ascontiguousarray(part).data)
+            dtype = np.dtype(np.int64) if part.dtype.kind in "iu" else part.dtype
+            digest.update(f"{dtype}{part.shape}".encode())
+            flat = np.ascontiguousarray(part).reshape(-1)
+            for begin in range(0, flat.size, HASHED_AT_ONCE):
+                digest.update(flat[begin : begin + HASHED_AT_ONCE].astype(dtype, copy=False).data)
         elif isinstance(part, bytes):
             digest.update(b"bytes%d:" % len(part))
             digest.update(part)

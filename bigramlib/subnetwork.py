@@ -16,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 
+from bigramlib import hub
 from bigramlib.architectures import Architecture
-from bigramlib.hub import HubMixin
 from bigramlib.models import LanguageModel
 from bigramlib.store import content_hash, written_whole
 
@@ -29,7 +29,7 @@ UNREADABLE = (
 
 
 @dataclass(frozen=True)
-class Subnetwork(HubMixin):
+class Subnetwork:
     """Which maskable weights are kept.
 
     Attributes:
@@ -294,6 +294,28 @@ class Subnetwork(HubMixin):
                 f"{str(path)!r} is not a whole subnetwork file of this library ({error}); fetch or train it again."
             ) from None
         return subnetwork
+
+    def save_pretrained(self, folder: str | Path, repo: str | None = None) -> None:
+        """Write a folder as it would lie on the hub: the subnetwork and a model card filled from its provenance.
+
+        Args:
+            folder: made if missing.
+            repo: the name that the card tells readers to load; the folder's by default.
+        """
+        hub.write_folder(self, folder, repo)
+
+    def push_to_hub(self, repo: str, *, private: bool = False, token: str | None = None) -> str:
+        """Upload to a hub repository, made if missing; returns the address of the commit."""
+        return hub.upload(self, repo, private, token)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, revision: str | None = None) -> Subnetwork:
+        """Load from a folder or a hub repository.
+
+        Raises:
+            ValueError: no such folder or repository, or what is there is not a whole subnetwork.
+        """
+        return cls.load(hub.found(source, revision))
 
     def _repr_html_(self) -> str:
         facts = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -23,9 +23,6 @@ from bigramlib.corpus import TokenCorpus
 from bigramlib.models import LanguageModel
 from bigramlib.store import content_hash
 from bigramlib.vocabulary import by_rows
-
-COUNTED_AT_ONCE = 2**20
-"""Tokens whose bigrams are counted at a time."""
 
 BoundTarget = Callable[[Tensor, Tensor], Tensor]
 """A target on a model: from ids [batch, pos] and last hidden states [batch, pos, d_model] to the KL of each position, nats."""
@@ -58,12 +55,14 @@ class BigramTable:
     Attributes:
         counts: sparse [vocab, vocab], how often each column's token followed each row's within a document.
         unigram_counts: [vocab], the backoff of contexts never seen; all zero means a uniform backoff.
+        tokenizer_hash: of the tokenizer of the text (`TokenCorpus.tokenizer_hash`).
     """
 
     reads_context: ClassVar[bool] = False
 
     counts: scipy.sparse.csr_array
     unigram_counts: Int[np.ndarray, " vocab"]
+    tokenizer_hash: str | None = None
 
     def __post_init__(self) -> None:
         size = len(self.unigram_counts)
@@ -84,20 +83,17 @@ class BigramTable:
         """
         size = corpus.vocabulary_size
         table = scipy.sparse.csr_array((size, size), dtype=np.int64)
-        unigram_counts = np.zeros(size, dtype=np.int64)
-        for begin in range(0, len(corpus), COUNTED_AT_ONCE):
-            ids = np.asarray(corpus.ids[begin : begin + COUNTED_AT_ONCE + 1], dtype=np.int64)
-            unigram_counts += np.bincount(ids[:COUNTED_AT_ONCE], minlength=size)
+        for begin, ids in corpus.parts(overlap=1):
             within = np.ones(len(ids) - 1, dtype=np.int64)
             first, last = np.searchsorted(corpus.starts, (begin + 1, begin + len(ids)))
             within[corpus.starts[first:last] - begin - 1] = 0
             table += scipy.sparse.csr_array((within, (ids[:-1], ids[1:])), shape=(size, size))
         table.eliminate_zeros()
-        return cls(table, unigram_counts)
+        return cls(table, corpus.unigram_counts, corpus.tokenizer_hash)
 
     def unigram(self) -> BigramTable:
         """The unigram table through the same interface: no context is seen, so each backs off."""
-        return BigramTable(scipy.sparse.csr_array(self.counts.shape, dtype=self.counts.dtype), self.unigram_counts)
+        return replace(self, counts=scipy.sparse.csr_array(self.counts.shape, dtype=self.counts.dtype))
 
     @property
     def vocabulary_size(self) -> int:
@@ -109,7 +105,7 @@ class BigramTable:
         """SHA-256 of the counts."""
         counts = self.counts.sorted_indices()
         arrays = (counts.indptr, counts.indices, counts.data, self.unigram_counts)
-        return content_hash(*(array.astype(np.float64 if array.dtype.kind == "f" else np.int64) for array in arrays))
+        return content_hash(*(array.astype(np.float64) if array.dtype.kind == "f" else array for array in arrays))
 
     @cached_property
     def seen(self) -> np.ndarray:
@@ -155,11 +151,7 @@ class BigramTable:
 
     def bind(self, model: LanguageModel) -> BoundTable:
         """Prepare for a model: E = P W_U where its logits are linear, gathered sparse rows where they are capped."""
-        if model.vocabulary_size != self.vocabulary_size:
-            raise ValueError(
-                f"The bigram table has {self.vocabulary_size} tokens but the model {model.name!r} has "
-                f"{model.vocabulary_size}; count it on text tokenized with that model's tokenizer."
-            )
+        model.check_vocabulary(self)
         return _LinearTable(self, model) if model.logit_cap is None else _GatheredTable(self, model)
 
 

@@ -11,7 +11,7 @@ import gc
 import logging
 import math
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -147,8 +147,8 @@ def _train(
     """Go on with a run, which records how, to its end; returns the subnetwork with its history."""
     generator = np.random.default_rng([config.seed, run.attempt])
     draw = batches(corpus, config, generator)
-    divergence = target.bind(model)
     gates = _Gates(model, config)
+    steps = _Steps(model, target.bind(model), gates, config, run)
     if state is not None:
         gates.restore(state)
         generator.bit_generator.state = run.generator
@@ -160,7 +160,7 @@ def _train(
             ids, weights = (part.to(model.device) for part in draw())
             gates.close(run.beta)
             with gradients_watched(gates.masked, model) if run.step == 0 else nullcontext():
-                kl = _step(model, divergence, gates, ids, weights, config, run)
+                kl = steps.take(ids, weights)
             run.losses.append(kl + config.sparsity_penalty * gates.mean())
             run.beta *= growth
             run.step += 1
@@ -181,71 +181,66 @@ def _train(
     return Subnetwork(gates.masks(), model.architecture, facts)
 
 
-def _step(
-    model: LanguageModel,
-    divergence: BoundTarget,
-    gates: _Gates,
-    ids: Int[Tensor, "batch pos"],
-    weights: Float[Tensor, "batch pos"],
-    config: SparsifyConfig,
-    run: Run,
-) -> float:
-    """Update the gates by a batch and return its KL, nats; where memory runs out, in twice as many passes from then on."""
-    while True:
-        try:
-            return _passes(model, divergence, gates, ids, weights, config, run)
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            if run.passes >= len(ids):
-                raise MemoryError(
-                    f"Memory ran out at step {run.step + 1} even with one sequence of {ids.shape[1]} tokens at a time; lower "
-                    "sequence_length, search fewer layers or only MLPs, or use precision='bfloat16' or another device."
-                ) from error
-        gc.collect()
-        if model.device.type == "cuda":
-            torch.cuda.empty_cache()
-        run.passes = min(2 * run.passes, len(ids))
-        log.warning(
-            "Memory ran out at step %d; from here on each batch is taken in %d passes of %d sequences, which changes nothing "
-            "but rounding and time.",
-            run.step + 1,
-            run.passes,
-            math.ceil(len(ids) / run.passes),
-        )
+@dataclass(frozen=True)
+class _Steps:
+    """Optimizer steps of a run."""
 
+    model: LanguageModel
+    divergence: BoundTarget
+    gates: _Gates
+    config: SparsifyConfig
+    run: Run
 
-def _passes(
-    model: LanguageModel,
-    divergence: BoundTarget,
-    gates: _Gates,
-    ids: Int[Tensor, "batch pos"],
-    weights: Float[Tensor, "batch pos"],
-    config: SparsifyConfig,
-    run: Run,
-) -> float:
-    """The batch in `run.passes` forward and backward passes, of which the last updates the gates."""
-    gates.await_gradients(run.passes)
-    total = 0.0
-    for part, part_weights in zip(ids.tensor_split(run.passes), weights.tensor_split(run.passes), strict=True):
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=config.dtype == torch.bfloat16):
-            with model.skipping(gates.dropped):
-                hidden = model.hidden(part, gates.masked)
-            kl = (divergence(part, hidden) * part_weights).sum()
-        total += kl.item()
-        if not math.isfinite(total):
-            check_finite(model.maskable, model.name)
-            raise FloatingPointError(
-                f"The loss became {total} at step {run.step + 1} (lambda {config.sparsity_penalty:g}), though the model's "
-                "weights are finite; lower learning_rate, and check the target."
+    def take(self, ids: Int[Tensor, "batch pos"], weights: Float[Tensor, "batch pos"]) -> float:
+        """Update the gates by a batch and return its KL, nats; where memory runs out, in twice as many passes from then on."""
+        run = self.run
+        while True:
+            try:
+                return self._passes(ids, weights)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if run.passes >= len(ids):
+                    raise MemoryError(
+                        f"Memory ran out at step {run.step + 1} even with one sequence of {ids.shape[1]} tokens at a time; "
+                        "lower sequence_length, search fewer layers or only MLPs, or use precision='bfloat16' or another device."
+                    ) from error
+            gc.collect()
+            if self.model.device.type == "cuda":
+                torch.cuda.empty_cache()
+            run.passes = min(2 * run.passes, len(ids))
+            log.warning(
+                "Memory ran out at step %d; from here on each batch is taken in %d passes of %d sequences, which changes "
+                "nothing but rounding and time.",
+                run.step + 1,
+                run.passes,
+                math.ceil(len(ids) / run.passes),
             )
-        if total < -LOWEST_KL[config.precision]:
-            raise FloatingPointError(
-                f"The KL to the target is {total:.3f} nats at step {run.step + 1}, but no KL is negative; each row of the "
-                "target must sum to 1, and its own entropy must be subtracted."
-            )
-        kl.backward()
-    return total
+
+    def _passes(self, ids: Int[Tensor, "batch pos"], weights: Float[Tensor, "batch pos"]) -> float:
+        """The batch in `run.passes` forward and backward passes, of which the last updates the gates."""
+        model, gates, passes, step = self.model, self.gates, self.run.passes, self.run.step + 1
+        gates.await_gradients(passes)
+        total = 0.0
+        for part, part_weights in zip(ids.tensor_split(passes), weights.tensor_split(passes), strict=True):
+            with torch.autocast(model.device.type, torch.bfloat16, enabled=self.config.dtype == torch.bfloat16):
+                with model.skipping(gates.dropped):
+                    hidden = model.hidden(part, gates.masked)
+                kl = (self.divergence(part, hidden) * part_weights).sum()
+            total += kl.item()
+            if not math.isfinite(total):
+                check_finite(model.maskable, model.name)
+                raise FloatingPointError(
+                    f"The loss became {total} at step {step} (lambda {self.config.sparsity_penalty:g}), though the model's "
+                    "weights are finite; lower learning_rate, and check the target."
+                )
+            if total < -LOWEST_KL[self.config.precision]:
+                raise FloatingPointError(
+                    f"The KL to the target is {total:.3f} nats at step {step}, but no KL is negative; each row of the "
+                    "target must sum to 1, and its own entropy must be subtracted."
+                )
+            kl.backward()
+        return total
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -1,5 +1,6 @@
 """Bad input to any public function gets the right error, in a sentence that names the culprit and the remedy."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -119,7 +120,7 @@ CASES = [
         "table of others",
         lambda g: g.strange.bind(g.model),
         ValueError,
-        r"table has 50 tokens but .* count it on text",
+        r"table has token ids for a vocabulary of 50, .*own tokenizer",
     ),
     (
         "text of others",
@@ -127,8 +128,25 @@ CASES = [
         ValueError,
         r"vocabulary of 50, but the model 'tiny gpt_neox' has 280 tokens; tokenize",
     ),
+    (
+        "table of another tokenizer",
+        lambda g: replace(g.table, tokenizer_hash="another").bind(g.model),
+        ValueError,
+        r"bigram table has token ids of another tokenizer .*both have 280 tokens; tokenize",
+    ),
+    (
+        "text of another tokenizer",
+        lambda g: evaluate(g.model, replace(g.corpus, tokenizer_hash="another"), g.table),
+        ValueError,
+        r"corpus 'random' has token ids of another tokenizer .*both have 280 tokens; tokenize",
+    ),
     ("evaluated on it", lambda g: evaluate(g.model, g.small, g.table), ValueError, r"vocabulary of 50, but .*own tokenizer"),
-    ("table in evaluation", lambda g: evaluate(g.model, g.corpus, g.strange), ValueError, r"table has 50 tokens but"),
+    (
+        "table in evaluation",
+        lambda g: evaluate(g.model, g.corpus, g.strange),
+        ValueError,
+        r"The bigram table has .* of 50, but",
+    ),
     ("batch of none", lambda g: evaluate(g.model, g.corpus, g.table, batch_size=0), ValueError, r"batch_size is 0; it must be"),
     ("no tokens", lambda g: evaluate(g.model, g.corpus, g.table, max_tokens=0), ValueError, r"fewer than one sequence of 128"),
     ("other shape", lambda g: evaluate(g.other, g.corpus, g.table, g.full), ValueError, r"model_type gpt_neox, but .*load the"),

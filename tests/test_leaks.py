@@ -9,7 +9,7 @@ import numpy as np
 import psutil
 from conftest import build
 
-from bigramlib import SparsifyConfig, Subnetwork, TokenCorpus, find_subnetwork
+from bigramlib import SparsifyConfig, Subnetwork, TokenCorpus, evaluate, find_subnetwork
 from bigramlib.lenses import lens_report
 from bigramlib.residual import ResidualMoments
 from bigramlib.store import store_folder
@@ -40,8 +40,7 @@ def test_two_hundred_rounds_of_everything_leave_nothing_behind(tokenizer, corpus
         file = store_folder("subnetworks") / "copy.safetensors"
         found.save(file)
         found = Subnetwork.load(file)
-        with found.applied(model):
-            pass
+        evaluate(model, other, table, found, **small)
         lens_report(model, moments, other, **small)
         shutil.rmtree(store_folder("subnetworks"))
         gc.collect()

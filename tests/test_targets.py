@@ -37,7 +37,7 @@ def test_counting_in_parts_gives_the_table_of_one_pass(texts, at_once):
     corpus = as_corpus(texts)
     whole = BigramTable.from_corpus(corpus)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bigramlib.targets.COUNTED_AT_ONCE", at_once)
+        patch.setattr("bigramlib.corpus.TOKENS_AT_ONCE", at_once)
         parts = BigramTable.from_corpus(corpus)
     assert parts.hash == whole.hash
     assert parts.counts.nnz == whole.counts.nnz == len({pair for text in texts for pair in pairwise(text)})
@@ -106,7 +106,7 @@ def test_the_full_model_has_no_divergence_from_itself_and_another_has_some(model
 
 def test_table_of_another_vocabulary_is_refused(model):
     small = BigramTable(scipy.sparse.csr_array((4, 4), dtype=int), np.zeros(4, dtype=int))
-    with pytest.raises(ValueError, match=r"has 4 tokens but the model 'tiny gpt_neox' has 280"):
+    with pytest.raises(ValueError, match=r"vocabulary of 4, but the model 'tiny gpt_neox' has 280"):
         small.bind(model)
     with pytest.raises(ValueError, match=r"target model .* has 280 tokens"):
         ModelTarget(model).bind(_with_vocabulary(model, 200))

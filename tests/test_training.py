@@ -158,6 +158,9 @@ def test_the_suited_schedule_follows_the_target_and_the_size(model, table, monke
     assert SparsifyConfig.suited(model, table, 3.0, seed=2) == SparsifyConfig(sparsity_penalty=3.0, seed=2)
     assert SparsifyConfig.suited(model, ModelTarget(model)).flattening is None
     monkeypatch.setattr("bigramlib.config.SMALL_MODEL", 10)
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX2")
+    assert SparsifyConfig.suited(model, table).precision == "float32"
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX512")
     middle = SparsifyConfig.suited(model, table)
     assert middle.attention and middle.precision == "bfloat16" and middle.flattening is not None
     monkeypatch.setattr("bigramlib.config.LARGE_MODEL", 10)
