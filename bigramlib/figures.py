@@ -18,6 +18,7 @@ from bigramlib.architectures import ATTENTION_COMPONENTS
 from bigramlib.subnetwork import gini
 
 PAPER_R = 0.95
+NAMED_SHARE = 0.03
 SOURCES = {
     "trained": "subnetworks of the trained model",
     "random, trained embeddings": "… of random weights, trained embeddings",
@@ -67,8 +68,8 @@ def plot_checkpoints(axes: Axes, table: pd.DataFrame, references: dict[str, floa
     """
     blue, orange = COLOURS["trained"], COLOURS["random, trained embeddings"]
     axes.plot(table.step, table.r, "o-", color=blue)
-    axes.set_xscale("symlog", linthresh=16)
-    axes.set(xlabel="pretraining step", ylim=(0, 1), title="How bigram-like the full model is")
+    _pretraining_steps(axes, table.step)
+    axes.set(ylim=(0, 1), title="How bigram-like the full model is")
     axes.set_ylabel("bigram correlation r", color=blue)
     twin = axes.twinx()
     twin.plot(table.step, table.cross_entropy, "s--", color=orange)
@@ -77,6 +78,16 @@ def plot_checkpoints(axes: Axes, table: pd.DataFrame, references: dict[str, floa
         twin.text(table.step.max(), references[name], f"{name} table", color=orange, fontsize="small", ha="right", va="bottom")
     twin.set_ylabel("held-out cross-entropy (nats)", color=orange)
     twin.spines["right"].set_visible(True)
+
+
+def _pretraining_steps(axes: Axes, steps: pd.Series) -> None:
+    """A horizontal axis for checkpoints; a model without them has one place on it."""
+    if steps.nunique() == 1:
+        axes.set(xlim=(steps.iloc[0] - 1, steps.iloc[0] + 1))
+        axes.set_xticks([steps.iloc[0]], ["the model as released"])
+        return
+    axes.set_xscale("symlog", linthresh=16)
+    axes.set(xlabel="pretraining step", xlim=(-3, 1.4 * steps.max()))
 
 
 def plot_frontier(axes: Axes, points: pd.DataFrame) -> None:
@@ -125,6 +136,7 @@ def plot_density(axes: Axes, table: pd.DataFrame) -> None:
     axes.set_xticklabels([name.replace(" ", "\n") for name in components], rotation=0)
     axes.set(xlabel="", ylabel="layer", title="Where the kept weights are")
     axes.tick_params(left=False, bottom=False)
+    axes.tick_params(axis="y", rotation=0)
 
 
 def plot_history(loss_axes: Axes, gate_axes: Axes, history: pd.DataFrame) -> None:
@@ -145,7 +157,7 @@ def plot_history(loss_axes: Axes, gate_axes: Axes, history: pd.DataFrame) -> Non
 
 
 def plot_layer_shares(axes: Axes, shares: pd.DataFrame) -> None:
-    """Share of kept weights by layer and kind over the size of the subnetwork.
+    """Share of kept weights by layer and kind over the size of the subnetwork; parts with a small share are grey.
 
     Args:
         axes: where to draw.
@@ -156,7 +168,11 @@ def plot_layer_shares(axes: Axes, shares: pd.DataFrame) -> None:
     for layer, kind in order:
         line = shares[(shares.layer == layer) & (shares.kind == kind)].sort_values("kept")
         style = "o-" if kind == "mlp" else "x:"
-        axes.plot(line.kept, line.share, style, color=palette[layer], label=f"layer {layer} {kind}")
+        if line.share.max() >= NAMED_SHARE:
+            axes.plot(line.kept, line.share, style, color=palette[layer], label=f"layer {layer} {kind}")
+        else:
+            axes.plot(line.kept, line.share, style[1:], color="#cccccc", zorder=1)
+    axes.plot([], [], color="#cccccc", label=f"others, each below {NAMED_SHARE:.0%}")
     axes.set(xscale="log", ylim=(0, 1), xlabel="kept weights", ylabel="share of the kept weights")
     sizes = sorted(shares.kept.unique())
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
@@ -178,9 +194,11 @@ def plot_heads(axes: Axes, units: pd.DataFrame) -> None:
     """Density of attention heads, q, k, v and o together, by layer (from `Subnetwork.units()`), as a heat map."""
     heads = units[units.component.isin(ATTENTION_COMPONENTS)].groupby(["layer", "unit"])[["kept", "total"]].sum()
     grid = (heads.kept / heads.total).unstack() * 100
-    sns.heatmap(grid, ax=axes, cmap="Blues", annot=grid.size <= 64, fmt=".1g", cbar_kws={"label": "% of weights kept"})
+    scale = {"vmin": 0, "vmax": float(grid.to_numpy().max()) or 1.0, "cbar_kws": {"label": "% of weights kept"}}
+    sns.heatmap(grid, ax=axes, cmap="Blues", annot=grid.size <= 64, fmt=".1g", **scale)
     axes.set(xlabel="head", ylabel="layer", title="Attention heads")
     axes.tick_params(left=False, bottom=False)
+    axes.tick_params(axis="y", rotation=0)
 
 
 def plot_ablation(axes: Axes, ablation: pd.DataFrame) -> None:
@@ -287,8 +305,7 @@ def plot_through_pretraining(axes: Sequence[Axes], points: pd.DataFrame) -> None
     axes[1].set(ylabel="share of the kept weights", ylim=(0, 1), title="In the first layer's MLP")
     axes[2].set(ylabel="overlap, times chance", ylim=(0, None), title="Shared with the final subnetwork")
     for place in axes:
-        place.set_xscale("symlog", linthresh=16)
-        place.set(xlabel="pretraining step", xlim=(-3, 1.4 * max(1, final)))
+        _pretraining_steps(place, points.step)
     axes[0].legend(frameon=False, fontsize="small", loc="lower right")
 
 
