@@ -98,7 +98,7 @@ class SparsifyConfig:
         if maskable > SMALL_MODEL:
             chosen = replace(chosen, steps=600, batch_size=2, learning_rate=3e-2, final_beta=100.0)
         if maskable > LARGE_MODEL:
-            chosen = replace(chosen, steps=1000, attention=False, layers=8)
+            chosen = replace(chosen, steps=1000, batch_size=4, attention=False, layers=8)
         return chosen
 
     @classmethod

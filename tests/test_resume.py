@@ -242,6 +242,7 @@ def test_states_are_written_by_steps_and_by_seconds_but_not_without_end(tmp_path
 
 
 def test_a_second_interrupt_stops_at_once():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.raises(KeyboardInterrupt), interrupts_deferred() as interrupted:
         assert not interrupted()
         signal.raise_signal(signal.SIGINT)

@@ -18,6 +18,7 @@ def train(folder: Path, config: SparsifyConfig, every: int = 1, begun=None, file
     """Find a subnetwork in the store within the folder, with a state after `every` steps and files of a size at most."""
     os.environ |= {"BIGRAMLIB_STORE": str(folder / "store"), "TQDM_DISABLE": "1"}
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
     resume.EVERY_STEPS, resume.WRITING_SHARE = every, 1.0
     _count_trainings(folder / "trainings")
     model = load_model(folder)
