@@ -1,5 +1,6 @@
 """Every benchmark measures, at toy size."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -14,11 +15,18 @@ TOY = SparsifyConfig(batch_size=1, sequence_length=8)
 
 
 def toy(question: str, model, corpus) -> tuple[pd.DataFrame, list[measuring.Figure]]:
-    halves = {"paper_penalties": [2.0], "penalties": [1.0, 4.0], "divisors": [2]}
+    penalties = {"paper_penalties": [2.0], "penalties": [1.0, 4.0]}
     return {
         "step": partial(step.measure, model, corpus, TOY, repeats=1, others=True),
         "steps_to_quality": partial(
-            steps_to_quality.measure, model, corpus, corpus, **halves, default_steps=2, steps=2, sequence_length=8
+            steps_to_quality.measure,
+            model,
+            corpus,
+            corpus,
+            **penalties,
+            default=replace(TOY, steps=2),
+            steps=2,
+            sequence_length=8,
         ),
         "memory": partial(memory.measure, 16, 1, 280),
         "counting": partial(counting.measure, corpus, [1000, 2500], repeats=1),
