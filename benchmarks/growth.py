@@ -63,7 +63,8 @@ def plot(table: pd.DataFrame) -> Picture:
     for row, measured in zip(panels, ("seconds", "MiB"), strict=True):
         for axes, along in zip(row, ("weights", "vocabulary"), strict=True):
             part = table[table.along == along]
-            sns.scatterplot(part, x=along, y=measured, hue="depth" if along == "weights" else None, palette="viridis", ax=axes)
+            colours = {"hue": "depth", "palette": "viridis"} if along == "weights" else {}
+            sns.scatterplot(part, x=along, y=measured, ax=axes, **colours)
             label = f"maskable {along}" if along == "weights" else "vocabulary"
             axes.set(xscale="log", yscale="log", xlabel=label, title=f"slope {slope(table, along, measured):.2f}")
             axes.set_ylabel("a step (s)" if measured == "seconds" else "peak memory of the process (MiB)")

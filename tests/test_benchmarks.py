@@ -48,6 +48,8 @@ def test_a_benchmark_measures_and_is_saved(question, model, corpus, monkeypatch,
     assert list(summary.columns) == ["question", "figure", "value", "goal", "met"]
     assert set(summary.question) == {question} and len(summary) == len(figures)
     assert np.isfinite(table.select_dtypes("number").to_numpy()).all()
+    if question == "growth":
+        growth.plot(table).savefig(folder / "growth.png")
 
 
 def test_peak_memory_is_that_of_the_call_in_a_process_of_its_own():
