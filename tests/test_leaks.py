@@ -15,7 +15,7 @@ from bigramlib.residual import ResidualMoments
 from bigramlib.store import store_folder
 
 ROUNDS, MEASURED_EVERY, WARM_UP = 200, 10, 4
-MOST_GROWTH = 8 * 2**20
+MOST_GROWTH = 2 * 2**20
 
 
 def hooks(model) -> int:
