@@ -40,13 +40,13 @@ def measure(
         changes: to the paper's schedule.
     """
     table = BigramTable.from_corpus(train)
-    paper = {
+    theirs = {
         penalty: replace(SparsifyConfig.paper(penalty), attempts=1, **({"batch_size": 4} | changes))
         for penalty in paper_penalties
     }
     ours = {penalty: replace(default, sparsity_penalty=penalty) for penalty in penalties}
     rows = []
-    for schedule, configs in (("paper", paper), ("default", ours)):
+    for schedule, configs in (("paper", theirs), ("default", ours)):
         for penalty, config in configs.items():
             found = find_subnetwork(model, table, train, config)
             result = evaluate(model, held_out, table, found)
@@ -55,12 +55,12 @@ def measure(
             tokens = found.provenance["steps"] * config.batch_size * config.sequence_length
             rows.append(row | facts | {"tokens": tokens})
     points = pd.DataFrame(rows)
-    theirs, found = (points[points.schedule == schedule] for schedule in ("paper", "default"))
-    short = float(np.max([row.r - r_at_size(found, row.kept) for row in theirs.itertuples()]))
+    paper, frontier = (points[points.schedule == schedule] for schedule in ("paper", "default"))
+    short = float(np.max([row.r - r_at_size(frontier, row.kept) for row in paper.itertuples()]))
     return points, [
         Figure(QUESTION, "r of the default schedule below the paper's at equal size", short, at_most=0.005),
-        Figure(QUESTION, "optimizer steps, default / paper's schedule", found.steps.max() / theirs.steps.max(), at_most=0.1),
-        Figure(QUESTION, "tokens, default / paper's schedule", found.tokens.max() / theirs.tokens.max(), at_most=0.1),
+        Figure(QUESTION, "optimizer steps, default / paper's schedule", frontier.steps.max() / paper.steps.max(), at_most=0.1),
+        Figure(QUESTION, "tokens, default / paper's schedule", frontier.tokens.max() / paper.tokens.max(), at_most=0.1),
     ]
 
 

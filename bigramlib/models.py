@@ -224,7 +224,7 @@ class LanguageModel:
                 f"{what} has token ids for a vocabulary of {text.vocabulary_size}, but the model {self.name!r} has "
                 f"{self.vocabulary_size} tokens; tokenize the text with the model's own tokenizer."
             )
-        if text.tokenizer_hash not in (None, self.tokenizer_hash):
+        if text.tokenizer_hash is not None and text.tokenizer_hash != self.tokenizer_hash:
             raise ValueError(
                 f"{what} has token ids of another tokenizer than that of the model {self.name!r}, though both have "
                 f"{self.vocabulary_size} tokens; tokenize the text with the model's own tokenizer."

@@ -203,7 +203,8 @@ class _Steps:
                 if run.passes >= len(ids):
                     raise MemoryError(
                         f"Memory ran out at step {run.step + 1} even with one sequence of {ids.shape[1]} tokens at a "
-                        "time; lower sequence_length, search fewer layers or only MLPs, or use another device."
+                        "time; lower sequence_length, search fewer layers or only MLPs, or use precision='bfloat16' or another "
+                        "device."
                     ) from error
             gc.collect()
             if self.model.device.type == "cuda":
