@@ -29,9 +29,7 @@ def mask_training(model: LanguageModel, table: BigramTable, ids: Tensor, config:
     def step() -> None:
         gates.close(1.5)
         with torch.autocast(model.device.type, torch.bfloat16, enabled=config.dtype == torch.bfloat16):
-            with model.skipping(gates.dropped):
-                hidden = model.hidden(ids, gates.masked)
-            kl = divergence(ids, hidden).mean()
+            kl = divergence(ids, gates.hidden(ids)).mean()
         assert np.isfinite(kl.item() + config.sparsity_penalty * gates.mean())
         kl.backward()
 

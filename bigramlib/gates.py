@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import partial
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 from bigramlib.config import SparsifyConfig
 from bigramlib.models import LanguageModel
@@ -17,97 +20,140 @@ ZERO_WEIGHT_LOGIT = -1e6
 
 
 class _Gates:
-    """Mask logits and masked weights of a model's maskable matrices, updated block by block during the backward pass.
+    """Mask logits of a model's maskable matrices, with their optimizers.
 
-    Above the model itself a weight costs its logit, AdamW's two moments and the masked weight: gradients live for one
-    attention block or MLP at a time, and gates are computed where they are needed.
+    Above the model itself a weight costs its logit and AdamW's two moments. Masked weights exist for one attention block or
+    MLP at a time: they are made in its forward pass and again in its backward pass, in memory that all blocks share.
     """
 
     def __init__(self, model: LanguageModel, config: SparsifyConfig) -> None:
+        self.model = model
         self.n = sum(weight.numel() for weight in model.maskable.values())
         self.penalty = config.sparsity_penalty / self.n
         self.shapes = {name: weight.shape for name, weight in model.maskable.items()}
         searched = set(model.architecture.within(config.layers, config.attention))
-        blocks = model.architecture.blocks
-        self.dropped = [block for block, names in blocks.items() if searched.isdisjoint(names)]
-        kept = [names for names in blocks.values() if not searched.isdisjoint(names)]
-        self.blocks = [_BlockGates({name: model.maskable[name] for name in names}, config) for names in kept]
-        self.masked = {name: masked for block in self.blocks for name, masked in block.masked.items()}
+        kept = {block: names for block, names in model.architecture.blocks.items() if not searched.isdisjoint(names)}
+        self.dropped = [block for block in model.architecture.blocks if block not in kept]
+        largest = max(sum(self.shapes[name].numel() for name in names) for names in kept.values())
+        self.workspace = _Workspace(largest, config.dtype, model.device)
+        self.blocks = {
+            block: _BlockGates({name: model.maskable[name] for name in names}, config, self.workspace)
+            for block, names in kept.items()
+        }
+        self.masked = {name: masked for block in self.blocks.values() for name, masked in block.masked.items()}
 
     def close(self, beta: float) -> None:
-        """Refresh the masked weights for a step; the backward pass that follows updates the logits."""
-        for block in self.blocks:
+        """Begin a step at this beta; the backward pass that follows updates the logits."""
+        self.workspace.owner = None
+        for block in self.blocks.values():
             block.close(beta, self.penalty)
+
+    def hidden(self, ids: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
+        """The last hidden state of the masked model, whose backward pass makes the masked weights again."""
+        with ExitStack() as stack:
+            for name, block in self.blocks.items():
+                hook = self.model.hf.get_submodule(name).register_forward_pre_hook(partial(_BlockGates.open, block))
+                stack.callback(hook.remove)
+            stack.enter_context(self.model.skipping(self.dropped))
+            stack.enter_context(saved_tensors_hooks(self.workspace.pack, self.workspace.unpack))
+            return self.model.hidden(ids, self.masked)
 
     def await_gradients(self, passes: int) -> None:
         """Update the logits in the last of so many backward passes; a block that was updated in this step is not again."""
-        for block in self.blocks:
+        for block in self.blocks.values():
             block.await_gradients(passes)
 
     def state(self) -> dict[str, Tensor]:
         """Logits and optimizer state, by name; `restore` takes them back."""
-        return {f"{place}.{name}": part for place, block in enumerate(self.blocks) for name, part in block.state().items()}
+        return {f"{module}.{name}": part for module, block in self.blocks.items() for name, part in block.state().items()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on from a `state` of gates of the same model and config."""
-        for place, block in enumerate(self.blocks):
-            block.restore({name: state[f"{place}.{name}"] for name in ("logits", "step", "exp_avg", "exp_avg_sq")})
+        for module, block in self.blocks.items():
+            block.restore({name: state[f"{module}.{name}"] for name in ("logits", "step", "exp_avg", "exp_avg_sq")})
 
     def mean(self) -> float:
         """The mean gate of this step over all maskable weights."""
-        return sum(float(block.open) for block in self.blocks) / self.n
+        return sum(float(block.total) for block in self.blocks.values()) / self.n
 
     @torch.no_grad()
     def decided(self, beta: float) -> tuple[int, int]:
         """(gates above 0.9, gates between 0.1 and 0.9) for the logits as they are now."""
         threshold = math.log(9) / beta
-        on = sum(int((block.logits > threshold).sum()) for block in self.blocks)
-        return on, sum(int((block.logits.abs() < threshold).sum()) for block in self.blocks)
+        on = sum(int((block.logits > threshold).sum()) for block in self.blocks.values())
+        return on, sum(int((block.logits.abs() < threshold).sum()) for block in self.blocks.values())
 
     def masks(self) -> dict[str, Tensor]:
         """The hard masks s > 0, on the CPU; nothing is kept of matrices that were not searched."""
         masks = {name: torch.zeros(shape, dtype=torch.bool) for name, shape in self.shapes.items()}
-        for block in self.blocks:
+        for block in self.blocks.values():
             for name, part in block.split(block.logits > 0):
                 masks[name] = part.cpu().clone()
         return masks
 
 
+class _Workspace:
+    """Memory for the gates and masked weights of one block at a time, filled again where autograd asks for another's."""
+
+    def __init__(self, size: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.gates = torch.zeros(size, device=device)
+        self.masked = torch.zeros(size, dtype=dtype, device=device)
+        self.owner: _BlockGates | None = None
+
+    def pack(self, saved: Tensor) -> tuple[_BlockGates | None, Tensor]:
+        """What autograd keeps of a tensor: of masked weights, the block that can make them again."""
+        ours = saved.untyped_storage().data_ptr() == self.masked.untyped_storage().data_ptr()
+        return self.owner if ours else None, saved.detach()
+
+    def unpack(self, packed: tuple[_BlockGates | None, Tensor]) -> Tensor:
+        """A kept tensor, its block's masked weights in place."""
+        owner, saved = packed
+        if owner is not None:
+            owner.fill()
+        return saved
+
+
 class _BlockGates:
     """The gates of an attention block or MLP: flat logits with their optimizer, and masked weights whose gradients drive it."""
 
-    def __init__(self, weights: dict[str, Tensor], config: SparsifyConfig) -> None:
-        self.weights = weights
+    def __init__(self, weights: dict[str, Tensor], config: SparsifyConfig, workspace: _Workspace) -> None:
+        self.weights, self.workspace = weights, workspace
         flat = torch.cat([weight.flatten() for weight in weights.values()])
         self.logits = torch.nn.Parameter(torch.zeros_like(flat).masked_fill_(flat == 0, ZERO_WEIGHT_LOGIT))
         self.optimizer = torch.optim.AdamW([self.logits], lr=config.learning_rate, fused=True)
         zeros = {name: torch.zeros_like(flat) for name in ("exp_avg", "exp_avg_sq")}
         self.optimizer.state[self.logits] = {"step": flat.new_zeros(()), **zeros}
-        self.masked = {name: torch.zeros_like(weight, dtype=config.dtype).requires_grad_() for name, weight in weights.items()}
+        self.masked = {name: part.detach().requires_grad_() for name, part in self.split(workspace.masked)}
         block = weakref.proxy(self)  # a tensor's hooks are invisible to the garbage collector
         for name, masked in self.masked.items():
             masked.register_post_accumulate_grad_hook(partial(_BlockGates._arrived, block, name))
 
     def split(self, flat: Tensor) -> Iterator[tuple[str, Tensor]]:
         """The part of each matrix in a flat tensor, as views."""
-        pieces = flat.split([weight.numel() for weight in self.weights.values()])
+        pieces = flat[: len(self.logits)].split([weight.numel() for weight in self.weights.values()])
         for (name, weight), piece in zip(self.weights.items(), pieces, strict=True):
             yield name, piece.view(weight.shape)
 
-    def gate(self) -> Tensor:
-        """sigmoid(beta s), flat."""
-        return torch.mul(self.logits.detach(), self.beta).sigmoid_()
-
-    @torch.no_grad()
     def close(self, beta: float, penalty: float) -> None:
-        """Refresh the masked weights, and get ready for their gradients."""
+        """Begin a step."""
         self.beta, self.penalty = beta, penalty
-        flat = self.gate()
-        self.open = flat.sum()
-        for name, gate in self.split(flat):
-            self.masked[name].copy_(gate.mul_(self.weights[name]))
         self.updated = False
         self.await_gradients(1)
+
+    def open(self, *_: object) -> None:
+        """Make the masked weights for a forward pass (the hook before its module)."""
+        self.total = self.fill().sum()
+
+    @torch.no_grad()
+    def fill(self) -> Tensor:
+        """Have this block's gates, sigmoid(beta s), and masked weights in the workspace; returns the gates, flat."""
+        gates = self.workspace.gates[: len(self.logits)]
+        if self.workspace.owner is not self:
+            torch.mul(self.logits, self.beta, out=gates).sigmoid_()
+            for (name, gate), (_, masked) in zip(self.split(gates), self.split(self.workspace.masked), strict=True):
+                torch.mul(gate, self.weights[name], out=masked)
+            self.workspace.owner = self
+        return gates
 
     def await_gradients(self, passes: int) -> None:
         """Forget gradients that have come, and step after so many of each matrix, unless this step has been made."""
@@ -142,7 +188,8 @@ class _BlockGates:
             part.addcmul_(gradient, self.weights[name])
         self.awaited[name] -= 1
         if not any(self.awaited.values()):
-            gate = self.gate()
+            gate = self.fill()
+            self.workspace.owner = None
             self.gradient.add_(self.penalty).mul_(gate).mul_(gate.neg_().add_(1)).mul_(self.beta)
             self.logits.grad, self.gradient = self.gradient, None
             self.optimizer.step()

@@ -225,8 +225,7 @@ class _Steps:
         total = 0.0
         for part, part_weights in zip(ids.tensor_split(passes), weights.tensor_split(passes), strict=True):
             with torch.autocast(model.device.type, torch.bfloat16, enabled=self.config.dtype == torch.bfloat16):
-                with model.skipping(gates.dropped):
-                    hidden = model.hidden(part, gates.masked)
+                hidden = gates.hidden(part)
                 kl = (self.divergence(part, hidden) * part_weights).sum()
             total += kl.item()
             if not math.isfinite(total):

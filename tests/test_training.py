@@ -273,7 +273,8 @@ def test_a_weight_that_is_exactly_zero_starts_closed_and_still_counts(tokenizer)
     model.maskable[name][0, :5] = 0.0
     gates = training._Gates(model, QUICK)
     gates.close(1.0)
-    assert (gates.blocks[0].logits[:5] == -1e6).all()
+    gates.hidden(torch.zeros(1, 1, dtype=torch.long))
+    assert (next(iter(gates.blocks.values())).logits[:5] == -1e6).all()
     assert gates.n == sum(weight.numel() for weight in model.maskable.values())
     assert gates.mean() == pytest.approx(0.5 * (gates.n - 5) / gates.n)
 
@@ -292,9 +293,9 @@ def test_gates_are_decided_at_a_tenth_and_nine_tenths(tokenizer):
     gates = training._Gates(build("gpt_neox", tokenizer), QUICK)
     values = torch.logit(torch.tensor([0.05, 0.15, 0.5, 0.85, 0.95, 0.99])) / 8
     with torch.no_grad():
-        for block in gates.blocks:
+        for block in gates.blocks.values():
             block.logits.fill_(-100.0)
-        gates.blocks[-1].logits[:6] = values
+        block.logits[:6] = values
     assert gates.decided(8.0) == (2, 3)
 
 
@@ -351,9 +352,9 @@ def test_a_backward_pass_leaves_no_gradients_and_no_gates_behind(model, table, c
     gates = training._Gates(model, QUICK)
     gates.close(1.0)
     ids = torch.from_numpy(corpus.ids[:32]).long().view(2, 16)
-    before = [block.logits.detach().clone() for block in gates.blocks]
-    table.bind(model)(ids, model.hidden(ids, gates.masked)).sum().backward()
-    for block, logits in zip(gates.blocks, before, strict=True):
+    before = [block.logits.detach().clone() for block in gates.blocks.values()]
+    table.bind(model)(ids, gates.hidden(ids)).sum().backward()
+    for block, logits in zip(gates.blocks.values(), before, strict=True):
         assert not torch.equal(block.logits, logits)
         assert block.gradient is None and block.logits.grad is None
         assert all(masked.grad is None for masked in block.masked.values())
@@ -361,7 +362,7 @@ def test_a_backward_pass_leaves_no_gradients_and_no_gates_behind(model, table, c
 
 def test_gates_are_freed_with_their_tensors(model):
     gates = training._Gates(model, QUICK)
-    logits = weakref.ref(gates.blocks[0].logits)
+    logits = weakref.ref(next(iter(gates.blocks.values())).logits)
     del gates
     gc.collect()
     assert logits() is None
