@@ -84,10 +84,10 @@ class BigramTable:
         size = corpus.vocabulary_size
         table = scipy.sparse.csr_array((size, size), dtype=np.int64)
         for begin, ids in corpus.parts(overlap=1):
-            within = np.ones(len(ids) - 1, dtype=np.int64)
+            within = np.ones(len(ids) - 1, dtype=np.int32)
             first, last = np.searchsorted(corpus.starts, (begin + 1, begin + len(ids)))
             within[corpus.starts[first:last] - begin - 1] = 0
-            table += scipy.sparse.csr_array((within, (ids[:-1], ids[1:])), shape=(size, size))
+            table += _summed(within, ids[:-1], ids[1:], size)
         table.eliminate_zeros()
         return cls(table, corpus.unigram_counts, corpus.tokenizer_hash)
 
@@ -275,3 +275,15 @@ class ModelTarget:
             return by_rows(of_rows, hidden, model.vocabulary_size)
 
         return divergence
+
+
+def _summed(
+    counts: Int[np.ndarray, " n"], first: Int[np.ndarray, " n"], second: Int[np.ndarray, " n"], size: int
+) -> scipy.sparse.csr_array:
+    """Sparse [size, size] sums of counts over equal pairs, put in order by two bucket sorts, in linear time."""
+    each = np.arange(len(counts) + 1, dtype=np.int32)
+    by_second = scipy.sparse.csr_array((counts, second.astype(np.int32), each), shape=(len(counts), size)).tocsc()
+    places = by_second.indices
+    pairs = scipy.sparse.csc_array((by_second.data, first.astype(np.int32)[places], by_second.indptr), shape=(size, size)).tocsr()
+    pairs.sum_duplicates()
+    return pairs
