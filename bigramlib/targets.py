@@ -284,6 +284,8 @@ def _summed(
     each = np.arange(len(counts) + 1, dtype=np.int32)
     by_second = scipy.sparse.csr_array((counts, second.astype(np.int32), each), shape=(len(counts), size)).tocsc()
     places = by_second.indices
-    pairs = scipy.sparse.csc_array((by_second.data, first.astype(np.int32)[places], by_second.indptr), shape=(size, size)).tocsr()
+    pairs = scipy.sparse.csc_array(
+        (by_second.data, first.astype(np.int32)[places], by_second.indptr), shape=(size, size)
+    ).tocsr()
     pairs.sum_duplicates()
     return pairs

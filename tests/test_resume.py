@@ -241,8 +241,15 @@ def test_states_are_written_by_steps_and_by_seconds_but_not_without_end(tmp_path
     assert checkpoint.due(10_000)
 
 
-def test_a_second_interrupt_stops_at_once():
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+@pytest.fixture
+def interruptible():
+    """Python's own handler of SIGINT, which shells take from what runs in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_second_interrupt_stops_at_once(interruptible):
     with pytest.raises(KeyboardInterrupt), interrupts_deferred() as interrupted:
         assert not interrupted()
         signal.raise_signal(signal.SIGINT)

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from bigramlib import ModelTarget, SparsifyConfig, Subnetwork, TokenCorpus, find_subnetwork, training
 from bigramlib.batches import flattened_sample
+from bigramlib.config import fast_precision
 from bigramlib.resume import Checkpoint, Run
 from bigramlib.store import store_folder
 from bigramlib.training import is_unstable
@@ -168,6 +169,15 @@ def test_the_suited_schedule_follows_the_target_and_the_size(model, table, monke
     assert not large.attention and large.precision == "bfloat16" and large.flattening is not None
     pruning = SparsifyConfig.suited(model, ModelTarget(model))
     assert pruning.attention and pruning.layers is None and pruning.flattening is None
+
+
+@pytest.mark.parametrize(
+    ("device", "units", "precision"),
+    [("cuda", "AVX2", "bfloat16"), ("cpu", "AVX512", "bfloat16"), ("cpu", "AVX2", "float32"), ("mps", "AVX512", "float32")],
+)
+def test_bfloat16_is_chosen_where_it_is_fast(monkeypatch, device, units, precision):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: units)
+    assert fast_precision(torch.device(device)) == precision
 
 
 def test_a_subnetwork_knows_what_was_searched_for_it(model, table, corpus):
@@ -358,6 +368,27 @@ def test_a_backward_pass_leaves_no_gradients_and_no_gates_behind(model, table, c
         assert not torch.equal(block.logits, logits)
         assert block.gradient is None and block.logits.grad is None
         assert all(masked.grad is None for masked in block.masked.values())
+
+
+def test_masked_weights_share_memory_and_are_made_again_as_they_were(any_model, table, corpus):
+    gates = training._Gates(any_model, QUICK)
+    logits = {}
+    with torch.no_grad():
+        for block in gates.blocks.values():
+            block.logits.normal_(generator=torch.Generator().manual_seed(0))
+            logits |= {name: part.clone().requires_grad_() for name, part in block.split(block.logits)}
+    ids = torch.from_numpy(corpus.ids[:32]).long().view(2, 16)
+    divergence = table.bind(any_model)
+    gates.close(2.0)
+    divergence(ids, gates.hidden(ids)).sum().backward()
+    opened = {name: torch.sigmoid(2.0 * part) for name, part in logits.items()}
+    masked = {name: gate * any_model.maskable[name] for name, gate in opened.items()}
+    loss = divergence(ids, any_model.hidden(ids, masked)).sum() + gates.penalty * sum(gate.sum() for gate in opened.values())
+    loss.backward()
+    for block in gates.blocks.values():
+        for name, moment in block.split(block.optimizer.state[block.logits]["exp_avg"]):
+            assert torch.allclose(moment, 0.1 * logits[name].grad, rtol=1e-3, atol=1e-7)
+    assert len({part.untyped_storage().data_ptr() for part in gates.masked.values()}) == 1
 
 
 def test_gates_are_freed_with_their_tensors(model):
