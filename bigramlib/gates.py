@@ -59,7 +59,10 @@ class _Gates:
             return self.model.hidden(ids, self.masked)
 
     def await_gradients(self, passes: int) -> None:
-        """Update the logits in the last of so many backward passes; a block that was updated in this step is not again."""
+        """Update the logits in the last of so many backward passes; a block that was updated in this step is not again.
+
+        Where memory ran out after that, further passes of the same step see the block as updated.
+        """
         for block in self.blocks.values():
             block.await_gradients(passes)
 
