@@ -185,15 +185,13 @@ class _BlockGates:
         if self.gradient is None:
             self.gradient = torch.empty_like(self.logits)
         part = dict(self.split(self.gradient))[name]
-        if self.awaited[name] == self.passes:
-            torch.mul(gradient, self.weights[name], out=part)
-        else:
-            part.addcmul_(gradient, self.weights[name])
+        before = part if self.awaited[name] < self.passes else part.new_tensor(self.beta * self.penalty)
+        torch.addcmul(before, gradient, self.weights[name], value=self.beta, out=part)
         self.awaited[name] -= 1
         if not any(self.awaited.values()):
             gate = self.fill()
             self.workspace.owner = None
-            self.gradient.add_(self.penalty).mul_(gate).mul_(gate.neg_().add_(1)).mul_(self.beta)
+            self.gradient.mul_(gate.addcmul_(gate, gate, value=-1))
             self.logits.grad, self.gradient = self.gradient, None
             self.optimizer.step()
             self.logits.grad = None
