@@ -23,7 +23,7 @@ EVERY_STEPS, EVERY_SECONDS = 500, 60.0
 """A state is written after so many steps or seconds, whichever comes first,"""
 WRITING_SHARE = 0.05
 """but so seldom that writing takes at most this share of the time."""
-FORMAT = "bigramlib mask training state 1"
+FORMAT = "bigramlib mask training state 2"
 log = logging.getLogger(__name__)
 
 
@@ -94,7 +94,9 @@ class Checkpoint:
             with safe_open(self.file, framework="pt") as file:
                 header = json.loads((file.metadata() or {})["bigramlib"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            if header["format"] != FORMAT or header["hash"] != _hash(header["facts"], tensors):
+            if header["format"] != FORMAT:
+                raise ValueError("another version of bigramlib wrote it")
+            if header["hash"] != _hash(header["facts"], tensors):
                 raise ValueError("its content does not have the hash that it states")
             run = Run(**header["facts"])
             run.history = [(step, kl, kept, undecided) for step, kl, kept, undecided in run.history]

@@ -223,6 +223,16 @@ def test_a_damaged_state_is_set_aside_and_training_begins_again(model, table, co
     assert find_subnetwork(model, table, corpus, QUICK).hash == resumed.hash
 
 
+def test_a_state_of_another_version_is_set_aside(model, table, corpus, caplog, monkeypatch):
+    with monkeypatch.context() as earlier, cut(7):
+        earlier.setattr(resume, "FORMAT", "bigramlib mask training state 1")
+        find_subnetwork(model, table, corpus, QUICK)
+    with caplog.at_level(logging.WARNING):
+        find_subnetwork(model, table, corpus, QUICK)
+    assert "another version of bigramlib wrote it" in caplog.text
+    assert [left.suffix for left in store_folder("unfinished").iterdir()] == [".damaged"]
+
+
 def test_states_are_written_by_steps_and_by_seconds_but_not_without_end(tmp_path, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(resume.time, "monotonic", lambda: now[0])
