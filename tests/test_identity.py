@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import CONFIGS, TEXT, build
+from conftest import CONFIGS, build
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
@@ -41,17 +41,13 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_corrected_configuration_makes_another_model_of_the_same_weights(
-    tokenizer, tmp_path, corpus, table, monkeypatch, change
-):
+def test_a_corrected_configuration_makes_another_model(tokenizer, tmp_path, corpus, table, monkeypatch, change):
     first = load_model(saved(build("llama", tokenizer), tmp_path / "first"))
     second = load_model(saved(first, tmp_path / "second", **CHANGES[change]))
     assert first.weights_hash == second.weights_hash and first.hash != second.hash
     assert ModelTarget(first).hash != ModelTarget(second).hash
     found = find_subnetwork(first, table, corpus, QUICK)
-    with pytest.raises(
-        ValueError, match="whose weights .*second' has, but whose configuration, vocabulary or first token is another"
-    ):
+    with pytest.raises(ValueError, match=r"second' has, but whose configuration, vocabulary or first token is another"):
         found.check_fits(second)
     with found.transplanted(second).applied(second):
         pass
@@ -70,7 +66,7 @@ def test_what_no_forward_pass_depends_on_leaves_the_model_as_it_is(tokenizer, tm
         "initializer_range": 0.5,
         "use_cache": False,
         "architectures": None,
-        "transformers_version": "4.0",
+        "transformers_version": "4",
         "bos_token_id": 7,
     }
     assert load_model(saved(first, tmp_path / "second", **unlike)).hash == first.hash
@@ -251,16 +247,13 @@ def test_sequences_longer_than_the_table_of_positions_are_refused_with_the_longe
     assert len(next(model.sample_documents(100))) <= longest
 
 
-def test_rotary_models_may_read_longer_sequences_and_are_told_once(model, caplog):
+def test_rotary_models_may_read_longer_sequences_which_is_told_once(tokenizer, caplog):
+    model = build("gpt_neox", tokenizer)
     for _ in range(2):
         model.hidden(torch.zeros(1, 65, dtype=torch.long))
-    assert caplog.text.count("longer than the 64 positions") <= 1
+    assert caplog.text.count("longer than the 64 positions") == 1
 
 
 def test_a_model_made_in_inference_mode_is_refused(tokenizer):
     with torch.inference_mode(), pytest.raises(ValueError, match=r"made within torch.inference_mode"):
         build("llama", tokenizer)
-
-
-def test_text_of_the_conftest_is_what_the_prefix_tests_assume(tokenizer):
-    assert "Ġcat" in tokenizer.get_vocab() and "Ġdog" in tokenizer.get_vocab() and len(TEXT) > 2
