@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 
-from bigramlib.bootstrap import correlation_interval, mean_interval
+from bigramlib.bootstrap import correlation, correlation_interval, mean_interval, warn_of_few
 from bigramlib.corpus import SEQUENCE_LENGTH, TokenCorpus
 from bigramlib.models import LanguageModel
 from bigramlib.progress import tqdm
@@ -164,13 +164,6 @@ def rises_by_bigram_surprisal(before: Evaluation, after: Evaluation, bins: int =
     )
     beyond = found.bigram_surprisal[np.isfinite(found.bigram_surprisal)].max() + 2
     return found.replace({"bigram_surprisal": {np.inf: beyond}}).reset_index(drop=True)
-
-
-def correlation(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"]) -> float:
-    """Pearson's r; NaN where one side does not vary."""
-    a, b = a - a.mean(), b - b.mean()
-    scale = np.sqrt((a @ a) * (b @ b))
-    return float(a @ b / scale) if scale else float("nan")
 
 
 def frontier(
