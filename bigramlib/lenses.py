@@ -87,8 +87,8 @@ def lens_report(
         for k in RECALLS:
             report[f"{measure}_{k}"] = (found <= k).mean(axis=1)
     for measure, found in zip(MEASURES[:2], ranks[:2], strict=True):
-        intervals = [np.clip(mean_interval((row <= 1).astype(float), documents.ravel()), 0, 1) for row in found]
-        report[f"{measure}_1_low"], report[f"{measure}_1_high"] = zip(*intervals, strict=True)
+        bounds = [mean_interval((row <= 1).astype(float), documents.ravel()) for row in found]
+        report[f"{measure}_1_low"], report[f"{measure}_1_high"] = np.clip(bounds, 0, 1).T
     for name, target in (("final", last), ("input", "input"), ("penultimate", last - 1)):
         report[f"rotation_{name}"] = [rotation(matrix) for matrix in maps[target]]
     return report

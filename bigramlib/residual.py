@@ -92,7 +92,7 @@ class ResidualMoments:
             pairs = zip(boundaries, columns, strict=True)
             return torch.stack([products[pair] if pair in products else products[pair[::-1]].T for pair in pairs]).cpu()
 
-        targets = {"input": entry, last - 1: last - 1, last: last}
+        targets: dict[int | str, int] = {"input": entry, last - 1: last - 1, last: last}
         return cls(
             n=current.size,
             mean=(shift + offset)[: last + 1, 0].cpu(),
