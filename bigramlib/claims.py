@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -134,7 +135,7 @@ CLAIMS: dict[str, Claim] = {
         "sharp change at layer 1",
         "lens r rises most at layer {full_layer:d} (by {full:.2f}, to {r:.2f}, {low:.2f} to {high:.2f}) "
         "and at layer {layer:d} (by {bigram:.2f})",
-        lambda full_layer, layer, **_: full_layer == layer == 1,
+        lambda full_layer, full, layer, bigram, **_: full_layer == layer == 1 and min(full, bigram) > 0,
     ),
     "current token fades": Claim(
         "Across the first layer the current token stops being readable through a linear map",
@@ -209,7 +210,7 @@ CLAIMS: dict[str, Claim] = {
 }
 
 
-def check(folder: Path, key: str, **measured: float) -> str:
+def check(folder: Path, key: str, **measured: Any) -> str:
     """Judge one claim by its measured values and record it in `folder`/claims.csv.
 
     Returns:

@@ -239,7 +239,7 @@ def plot_turn(axes: Sequence[Axes], report: pd.DataFrame) -> None:
     """
     panels = {
         "r": "next token: r with the own output",
-        "dot_recall_1": "current token: recall@1 (pale: by cosine)",
+        "dot_recall_1": "current token: recall@1 (pale: cosine)",
         "direct_recall_1": "the same, without a map",
         "rotation_final": "rotation to the final residual (°)",
     }
