@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 
-from bigramlib.bootstrap import mean_interval
+from bigramlib.bootstrap import mean_interval, warn_of_few
 from bigramlib.corpus import SEQUENCE_LENGTH, TokenCorpus
 from bigramlib.evaluate import evaluate
 from bigramlib.models import LanguageModel
@@ -131,6 +131,7 @@ def gains(model: LanguageModel, base: Subnetwork, behaviours: Sequence[Behaviour
         One row for each behaviour and part: behaviour, part, added (weights), cross_entropy (nats per chosen token), gain
         (by how much it fell) with its 95 % interval low, high; and a row "full model" with everything added.
     """
+    warn_of_few(*(behaviour.documents[behaviour.chosen] for behaviour in behaviours))
     before = {behaviour.name: token_losses(model, base, behaviour) for behaviour in behaviours}
     rows = []
     for name in tqdm([*part_names(model), "full model"], desc="adding", unit="part"):
@@ -189,6 +190,7 @@ def follow(model: LanguageModel, base: Subnetwork, path: pd.DataFrame, behaviour
     Returns:
         One row for each step and behaviour: step, part, kept, behaviour, cross_entropy, low, high (nats per chosen token).
     """
+    warn_of_few(*(behaviour.documents[behaviour.chosen] for behaviour in behaviours))
     current, rows = base, []
     for step, name in tqdm(list(zip(path.step, path.part, strict=True)), desc="following", unit="step"):
         current = current | part(model, name) if step else base

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -22,12 +25,14 @@ class Claim:
         paper: the paper's figure, or where the claim comes from.
         ours: a format string over the measured values.
         holds: the judgement over the measured values.
+        judged_by_interval: whether it rests on the interval low to high, so that it cannot be tested where that is unknown.
     """
 
     text: str
     paper: str
     ours: str
     holds: Callable[..., bool]
+    judged_by_interval: bool = False
 
 
 CLAIMS: dict[str, Claim] = {
@@ -130,12 +135,13 @@ CLAIMS: dict[str, Claim] = {
         "sharp change at layer 1",
         "lens r rises most at layer {full_layer:d} (by {full:.2f}, to {r:.2f}, {low:.2f} to {high:.2f}) "
         "and at layer {layer:d} (by {bigram:.2f})",
-        lambda full_layer, layer, **_: full_layer == layer == 1,
+        lambda full_layer, full, layer, bigram, **_: full_layer == layer == 1 and min(full, bigram) > 0,
     ),
     "current token fades": Claim(
         "Across the first layer the current token stops being readable through a linear map",
         "recall of the input falls at layer 1",
-        "recall@1 {before:.3f} to {after:.3f} ({low:.3f} to {high:.3f}); "
+        "recall@1 by dot product (the release's measure) {before:.3f} to {after:.3f} ({low:.3f} to {high:.3f}), "
+        "{last:.3f} at the last layer; by centred cosine {cosine_before:.3f} to {cosine_after:.3f}, {cosine_last:.3f}; "
         "without a map {direct_before:.2f} to {direct_after:.2f}",
         lambda before, after, **_: after < before - 0.2,
     ),
@@ -180,6 +186,7 @@ CLAIMS: dict[str, Claim] = {
         "heads can be added to test sufficiency",
         "{part} buys {gain:.2f} nats ({low:.2f} to {high:.2f}) of the full model's {full:.2f}",
         lambda low, **_: low > 0,
+        judged_by_interval=True,
     ),
     "head start": Claim(
         "Whole heads and MLPs, added greedily, need far more weights to predict text as well as the bigram subnetwork does",
@@ -203,15 +210,21 @@ CLAIMS: dict[str, Claim] = {
 }
 
 
-def check(folder: Path, key: str, **measured: float) -> str:
+def check(folder: Path, key: str, **measured: Any) -> str:
     """Judge one claim by its measured values and record it in `folder`/claims.csv.
 
     Returns:
-        "yes: <claim>" or "no: <claim>"; the figures are in the file.
+        "yes: <claim>" or "no: <claim>", or "not testable: <claim>" where its interval is needed and unknown (NaN); the figures
+        are in the file.
     """
     claim = _known(key)
-    holds = "yes" if claim.holds(**measured) else "no"
-    _record(folder, claim, claim.ours.format(**measured), holds)
+    if claim.judged_by_interval and math.isnan(measured["low"]):
+        holds = "not testable"
+    else:
+        holds = "yes" if claim.holds(**measured) else "no"
+    figures = re.sub(r"\+?nan%? to \+?nan%?", "interval unknown: too few documents", claim.ours.format(**measured))
+    figures = re.sub(r"\bnan\b", "unknown", figures)
+    _record(folder, claim, figures, holds)
     return f"{holds}: {claim.text}"
 
 

@@ -65,11 +65,11 @@ def through_pretraining(
 def r_at_size(points: pd.DataFrame, density: float) -> pd.Series:
     """R at one density for each step of `through_pretraining`, linear in the logarithm of the size between its subnetworks.
 
-    Outside their sizes the nearest subnetwork's r is taken.
+    Outside their sizes the nearest subnetwork's r is taken; those without an r (NaN) are left out.
     """
 
     def interpolated(found: pd.DataFrame) -> float:
-        found = found[found.kept > 0].sort_values("density")
+        found = found[(found.kept > 0) & found.r.notna()].sort_values("density")
         return float(np.interp(np.log(density), np.log(found.density), found.r)) if len(found) else float("nan")
 
     return points.groupby("step")[["kept", "density", "r"]].apply(interpolated).rename("r_at_size")

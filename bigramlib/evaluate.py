@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 
-from bigramlib.bootstrap import correlation_interval, mean_interval
+from bigramlib.bootstrap import correlation, correlation_interval, mean_interval, warn_of_few
 from bigramlib.corpus import SEQUENCE_LENGTH, TokenCorpus
 from bigramlib.models import LanguageModel
 from bigramlib.progress import tqdm
@@ -28,8 +28,8 @@ class Evaluation:
 
     Attributes:
         r: bigram correlation, Pearson's r over tokens of the model's and the bigram table's surprisals, without tokens
-            whose bigram was never seen (paper, definitions).
-        r_interval: its 95 % interval, resampling documents.
+            whose bigram was never seen (paper, definitions); NaN where one of them does not vary, or no bigram was seen.
+        r_interval: its 95 % interval, resampling documents; NaN where unknown (see `correlation_interval`).
         r_clipped: the same over all tokens, with the largest finite bigram surprisal in place of infinite ones.
         kl: mean KL from the bigram table's prediction to the model's, nats.
         cross_entropy: mean surprisal of the text, nats.
@@ -56,7 +56,8 @@ class Evaluation:
         """How much worse the text is predicted than in another evaluation on the same tokens.
 
         Returns:
-            (rise, low, high): rise in cross-entropy, nats per token, and its 95 % interval, resampling documents.
+            (rise, low, high): rise in cross-entropy, nats per token, and its 95 % interval, resampling documents; NaN where
+            unknown (see `mean_interval`).
         """
         rise = (self.surprisals - before.surprisals) * NATS_PER_BIT
         return float(rise.mean()), *mean_interval(rise, self.documents)
@@ -84,12 +85,12 @@ def evaluate(
         batch_size: sequences of a batch.
 
     Raises:
-        ValueError: model, corpus, table and subnetwork do not belong together.
+        ValueError: model, corpus, table and subnetwork do not belong together, or no token has a next one in its document.
     """
     model.check_vocabulary(corpus)
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; it must be at least 1.")
-    current, following, valid = corpus.windows(sequence_length, max_tokens)
+    current, following, valid = _windows(corpus, sequence_length, max_tokens)
     documents = corpus.documents(sequence_length, max_tokens)[valid]
     divergence = table.bind(model)
     surprisals, kls = [], []
@@ -108,6 +109,7 @@ def evaluate(
     bits = np.concatenate(surprisals)[valid] / NATS_PER_BIT
     bigram_bits = table.surprisals(current, following)[valid]
     finite = np.isfinite(bigram_bits)
+    warn_of_few(documents[finite])
     clipped = np.where(finite, bigram_bits, bigram_bits[finite].max(initial=0.0))
     return Evaluation(
         r=correlation(bits[finite], bigram_bits[finite]),
@@ -130,7 +132,7 @@ def table_cross_entropies(table: BigramTable, corpus: TokenCorpus, *, max_tokens
     Returns:
         "bigram": the interpolated table; "unigram"; "seen": the share of tokens whose bigram was seen in training.
     """
-    current, following, valid = corpus.windows(max_tokens=max_tokens)
+    current, following, valid = _windows(corpus, SEQUENCE_LENGTH, max_tokens)
     bigram_bits = table.surprisals(current, following)[valid]
     bigram = 2.0**-bigram_bits
     smoothed = (table.unigram_counts + 1) / (table.unigram_counts.sum() + table.vocabulary_size)
@@ -141,6 +143,14 @@ def table_cross_entropies(table: BigramTable, corpus: TokenCorpus, *, max_tokens
         "unigram": float(-np.log(unigram).mean()),
         "seen": float(np.isfinite(bigram_bits).mean()),
     }
+
+
+def _windows(corpus: TokenCorpus, sequence_length: int, max_tokens: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`TokenCorpus.windows`, of which at least one token has a next one in its document."""
+    windows = corpus.windows(sequence_length, max_tokens)
+    if not windows[-1].any():
+        raise ValueError(f"Every document of the corpus {corpus.name!r} is a single token; there is no next token to predict.")
+    return windows
 
 
 def rises_by_bigram_surprisal(before: Evaluation, after: Evaluation, bins: int = 8) -> pd.DataFrame:
@@ -156,21 +166,15 @@ def rises_by_bigram_surprisal(before: Evaluation, after: Evaluation, bins: int =
     """
     rise = after.surprisals - before.surprisals
     finite = np.isfinite(before.bigram_surprisals)
-    edges = np.quantile(before.bigram_surprisals[finite], np.linspace(0, 1, bins + 1)[1:-1])
+    seen = before.bigram_surprisals[finite]
+    edges = np.quantile(seen, np.linspace(0, 1, bins + 1)[1:-1]) if len(seen) else []
     group = np.where(finite, np.searchsorted(edges, before.bigram_surprisals), bins)
     frame = pd.DataFrame({"group": group, "bigram_surprisal": before.bigram_surprisals, "rise": rise})
     found = frame.groupby("group").agg(
         bigram_surprisal=("bigram_surprisal", "mean"), rise=("rise", "mean"), error=("rise", "sem"), tokens=("rise", "size")
     )
-    beyond = found.bigram_surprisal[np.isfinite(found.bigram_surprisal)].max() + 2
+    beyond = found.bigram_surprisal[np.isfinite(found.bigram_surprisal)].max() + 2 if len(seen) else 0.0
     return found.replace({"bigram_surprisal": {np.inf: beyond}}).reset_index(drop=True)
-
-
-def correlation(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"]) -> float:
-    """Pearson's r; NaN where one side does not vary."""
-    a, b = a - a.mean(), b - b.mean()
-    scale = np.sqrt((a @ a) * (b @ b))
-    return float(a @ b / scale) if scale else float("nan")
 
 
 def frontier(
@@ -211,17 +215,23 @@ def frontier(
 
 
 def smallest_reaching(points: pd.DataFrame, r: float) -> pd.Series:
-    """The row of `frontier`, with density, of the smallest subnetwork whose r exceeds `r`, or of the highest r if none does."""
+    """The row of `frontier`, with density, of the smallest subnetwork whose r exceeds `r`, or of the highest r if none does.
+
+    An r that is NaN counts as the lowest; all NaN if there are no subnetworks.
+    """
     found = _subnetworks(points)
     reaching = found[found.r > r]
-    return reaching.loc[reaching.kept.idxmin()] if len(reaching) else found.loc[found.r.idxmax()]
+    return reaching.loc[reaching.kept.idxmin()] if len(reaching) else _highest(found)
 
 
 def best_within(points: pd.DataFrame, max_density: float) -> pd.Series:
     """The row of `frontier` with the highest r among subnetworks below a density, with its density; all NaN if none."""
     found = _subnetworks(points)
-    within = found[found.density < max_density]
-    return within.loc[within.r.idxmax()] if len(within) else pd.Series(np.nan, index=found.columns)
+    return _highest(found[found.density < max_density])
+
+
+def _highest(found: pd.DataFrame) -> pd.Series:
+    return found.loc[found.r.fillna(-np.inf).idxmax()] if len(found) else pd.Series(np.nan, index=found.columns)
 
 
 def _subnetworks(points: pd.DataFrame) -> pd.DataFrame:

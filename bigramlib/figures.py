@@ -233,18 +233,21 @@ def plot_turn(axes: Sequence[Axes], report: pd.DataFrame) -> None:
     """The first-layer turn: what linear lenses read at each layer boundary, one line for each model.
 
     Args:
-        axes: four: for the next token (r), the current token (recall@1) through a map and directly, and the rotation.
+        axes: four: for the next token (r), the current token (recall@1 by dot product, and pale by cosine) through a map and
+            directly, and the rotation.
         report: `lens_report` of several models with a column model.
     """
     panels = {
         "r": "next token: r with the own output",
-        "recall_1": "current token: recall@1",
+        "dot_recall_1": "current token: recall@1 (pale: cosine)",
         "direct_recall_1": "the same, without a map",
         "rotation_final": "rotation to the final residual (°)",
     }
     for place, (column, title) in zip(axes, panels.items(), strict=True):
         for (name, line), style in zip(report.groupby("model", sort=False), ("o-", "s--", "x:"), strict=False):
             place.plot(line.layer, line[column], style, label=name)
+            if column == "dot_recall_1":
+                place.plot(line.layer, line.recall_1, style, color=place.lines[-1].get_color(), alpha=0.3)
         place.set(title=title, xlabel="layer boundary (0: embeddings)", ylim=(0, None))
         place.set_xticks(sorted(report.layer.unique()))
     axes[0].legend(frameon=False, fontsize="small")

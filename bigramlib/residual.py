@@ -23,14 +23,15 @@ MOMENT_TOKENS = 131_072
 class ResidualMoments:
     """Means and centred second moments of the residual stream at each layer boundary, float64, on the CPU.
 
-    Boundary 0 is what enters the first layer (token embeddings; in GPT-2 with position embeddings, in Gemma scaled);
-    boundary l > 0 is what layer l writes out, before any final norm. With X_l the [n, d_model] activations less their mean:
+    Boundary 0 is what enters the first layer: the token embeddings, in GPT-2 with position embeddings; boundary l > 0 is what
+    layer l writes out, before any final norm. With X_l the [n, d_model] activations less their mean, and X_input the token
+    embeddings alone, without positions, as the embedding layer gives them (in Gemma scaled), less their mean:
 
     Attributes:
         n: tokens.
         mean: [boundaries, d_model].
         scatter: [boundaries, d_model, d_model], X_l^T X_l.
-        cross: by target boundary t (first, last-but-one and last): [boundaries, d_model, d_model], X_l^T X_t.
+        cross: by target t ("input" and the boundaries last-but-one and last): [boundaries, d_model, d_model], X_l^T X_t.
         token_counts: [vocab] how often each token stood in the text.
         subnetwork: the subnetwork they belong to; None for the full model.
         corpus_hash: of the text.
@@ -39,7 +40,7 @@ class ResidualMoments:
     n: int
     mean: Float[Tensor, "boundaries d_model"]
     scatter: Float[Tensor, "boundaries d_model d_model"]
-    cross: Mapping[int, Float[Tensor, "boundaries d_model d_model"]]
+    cross: Mapping[int | str, Float[Tensor, "boundaries d_model d_model"]]
     token_counts: Int[np.ndarray, " vocab"]
     subnetwork: Subnetwork | None
     corpus_hash: str
@@ -67,20 +68,18 @@ class ResidualMoments:
         """
         current, _, _ = corpus.windows(sequence_length, max_tokens)
         last = model.architecture.layers
-        targets = sorted({0, last - 1, last})
         boundaries = range(last + 1)
-        # Each product once: the cross moments of a target with itself are its scatter, those of two targets transposes.
-        pairs = [
-            (row, column) for row in boundaries for column in sorted({row, *targets}) if column >= row or row not in targets
-        ]
         for batch, stream in residual_stream(model, current, subnetwork, batch_size):
-            activations = stream.flatten(1, 2).double()
+            embedded = model.hf.get_input_embeddings()(torch.from_numpy(current[batch]).to(stream.device))
+            if batch.start == 0:
+                # The token embeddings are boundary 0 itself, unless something is added to them; then they are one row more.
+                entry = 0 if torch.equal(stream[0], embedded) else last + 1
+            activations = (torch.cat([stream, embedded[None]]) if entry else stream).flatten(1, 2).double()
             if batch.start == 0:
                 # Sums are taken about the first batch's mean, so that centring them at the end cancels almost nothing.
                 shift = activations.mean(1, keepdim=True)
                 total = torch.zeros_like(shift)
-                width = shift.shape[-1]
-                products = {pair: shift.new_zeros(width, width) for pair in pairs}
+                products = {pair: shift.new_zeros(shift.shape[-1], shift.shape[-1]) for pair in _pairs(last, entry)}
             activations -= shift
             total += activations.sum(1, keepdim=True)
             for (row, column), product in products.items():
@@ -93,11 +92,12 @@ class ResidualMoments:
             pairs = zip(boundaries, columns, strict=True)
             return torch.stack([products[pair] if pair in products else products[pair[::-1]].T for pair in pairs]).cpu()
 
+        targets: dict[int | str, int] = {"input": entry, last - 1: last - 1, last: last}
         return cls(
             n=current.size,
-            mean=(shift + offset)[:, 0].cpu(),
+            mean=(shift + offset)[: last + 1, 0].cpu(),
             scatter=moments(boundaries),
-            cross={target: moments([target] * len(boundaries)) for target in targets},
+            cross={target: moments([place] * len(boundaries)) for target, place in targets.items()},
             token_counts=np.bincount(current.ravel(), minlength=model.vocabulary_size),
             subnetwork=subnetwork,
             corpus_hash=corpus.hash,
@@ -107,6 +107,17 @@ class ResidualMoments:
     def layers(self) -> int:
         """Number of layers; there is one boundary more."""
         return len(self.mean) - 1
+
+
+def _pairs(last: int, entry: int) -> list[tuple[int, int]]:
+    """The (row, column) of each product to be summed, once each.
+
+    Cross moments of a target with itself are its scatter, those of two targets are transposes, and `entry`, where the token
+    embeddings are, needs no scatter unless it is a boundary.
+    """
+    targets = {entry, last - 1, last}
+    columns = {row: sorted({row, *targets}) for row in range(last + 1)}
+    return [(row, column) for row in columns for column in columns[row] if column >= row or row not in targets]
 
 
 def residual_stream(

@@ -60,7 +60,7 @@ class Surveyed:
             "in first MLP": best.first_mlp_share,
             "without it, nats": float(damage.rise["full - subnetwork"]),
             "without random, nats": float(damage.rise["full - random"]),
-            "turn at layer": int(rises.idxmax()),
+            "turn at layer": int(rises.idxmax()) if rises.notna().any() else np.nan,
         }
 
 

@@ -4,12 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import VOCABULARY
+from conftest import VOCABULARY, build
 from scipy.stats import pearsonr
 from torch.nn import functional
 
 from bigramlib import BigramTable, Subnetwork, TokenCorpus, ablate, evaluate, frontier
-from bigramlib.evaluate import best_within, correlation, rises_by_bigram_surprisal, smallest_reaching, table_cross_entropies
+from bigramlib.development import r_at_size
+from bigramlib.evaluate import best_within, rises_by_bigram_surprisal, smallest_reaching, table_cross_entropies
 
 
 @pytest.fixture(scope="module")
@@ -145,8 +146,44 @@ def test_rises_are_means_over_tokens_of_like_bigram_surprisal(model, held_out, t
     assert rises.bigram_surprisal.is_monotonic_increasing
 
 
-def test_correlation_with_a_constant_is_nan():
-    assert np.isnan(correlation(np.ones(4), np.arange(4.0)))
+def test_a_model_whose_surprisals_do_not_vary_has_no_r(tokenizer, held_out, table):
+    flat = build("gpt_neox", tokenizer)
+    flat.hf.get_output_embeddings().weight.zero_()
+    result = evaluate(flat, held_out, table)
+    assert np.isnan([result.r, *result.r_interval, result.r_clipped]).all()
+    assert result.cross_entropy == pytest.approx(np.log(VOCABULARY))
+    points = frontier(flat, {1.0: Subnetwork.full(flat), 2.0: Subnetwork.empty(flat)}, held_out, table, draws=1)
+    assert points.r.isna().all() and np.isfinite(points.cross_entropy).all()
+    assert smallest_reaching(points, 0.95).sparsity_penalty == best_within(points, 1.1).sparsity_penalty == 1.0
+
+
+def test_text_that_shares_no_bigram_with_the_table_is_measured_without_r(model, table):
+    unseen = TokenCorpus(np.random.default_rng(0).integers(250, VOCABULARY, 900), np.array([0, 300, 600]), VOCABULARY)
+    of_other_text = BigramTable.from_corpus(TokenCorpus(np.arange(400) % 100, np.array([0]), VOCABULARY))
+    result = evaluate(model, unseen, of_other_text)
+    assert np.isinf(result.bigram_surprisals).all()
+    assert np.isnan([result.r, *result.r_interval, result.r_clipped]).all()
+    assert np.isfinite([result.cross_entropy, result.kl]).all()
+    known = table_cross_entropies(of_other_text, unseen)
+    assert known["seen"] == 0 and np.isfinite(list(known.values())).all()
+    rises = rises_by_bigram_surprisal(result, evaluate(model, unseen, of_other_text, Subnetwork.empty(model)))
+    assert rises.tokens.tolist() == [len(result.surprisals)] and np.isfinite(rises).all(axis=None)
+
+
+def test_where_no_r_is_known_the_best_is_the_first_and_without_subnetworks_there_is_none():
+    unknown = pd.DataFrame({"case": "subnetwork", "kept": [4, 1], "total": 100, "r": np.nan})
+    assert smallest_reaching(unknown, 0.95).kept == best_within(unknown, 0.5).kept == 4
+    nothing = unknown.assign(case="full")
+    assert smallest_reaching(nothing, 0.95).isna().all() and best_within(nothing, 0.5).isna().all()
+    some = pd.DataFrame({"step": [1, 1, 2], "kept": [1, 5, 5], "density": [0.01, 0.05, 0.05], "r": [np.nan, 0.9, np.nan]})
+    assert r_at_size(some, 0.01).tolist() == pytest.approx([0.9, np.nan], nan_ok=True)
+
+
+def test_documents_of_single_tokens_have_nothing_to_predict(model, table):
+    single = TokenCorpus(np.arange(300) % 200, np.arange(300), VOCABULARY, "words")
+    for measure in (lambda: evaluate(model, single, table), lambda: table_cross_entropies(table, single)):
+        with pytest.raises(ValueError, match="Every document of the corpus 'words' is a single token"):
+            measure()
 
 
 def test_fewer_tokens_are_evaluated_when_asked(model, held_out, table):

@@ -20,12 +20,19 @@ def stacked(model, ids: np.ndarray, subnetwork: Subnetwork | None = None) -> tor
     return torch.cat(batches, dim=1).flatten(1, 2).double()
 
 
-def moments_of(activations: torch.Tensor) -> ResidualMoments:
-    """The moments of given activations, float64 [boundaries, tokens, d_model]."""
+def embedded(model, ids: np.ndarray) -> torch.Tensor:
+    """The token embeddings alone, float64 [tokens, d_model]."""
+    return model.hf.get_input_embeddings()(torch.from_numpy(ids).flatten()).double()
+
+
+def moments_of(activations: torch.Tensor, tokens: torch.Tensor | None = None) -> ResidualMoments:
+    """The moments of given activations, float64 [boundaries, tokens, d_model], with token embeddings [tokens, d_model]."""
     mean = activations.mean(1)
     centred = activations - mean[:, None]
     last = len(activations) - 1
-    cross = {target: centred.mT @ centred[target] for target in {0, last - 1, last}}
+    tokens = activations[0] if tokens is None else tokens
+    targets = {"input": tokens - tokens.mean(0), last - 1: centred[last - 1], last: centred[last]}
+    cross = {name: centred.mT @ target for name, target in targets.items()}
     counts = np.zeros(VOCABULARY, dtype=np.int64)
     return ResidualMoments(activations.shape[1], mean, centred.mT @ centred, cross, counts, None, "")
 
@@ -49,14 +56,25 @@ def test_moments_equal_those_of_all_activations_at_once(tokenizer, corpus, archi
     model = build(architecture, tokenizer)
     moments = ResidualMoments.collect(model, corpus, sequence_length=20, max_tokens=900, batch_size=4)
     current, _, _ = corpus.windows(20, 900)
-    expected = moments_of(stacked(model, current))
+    expected = moments_of(stacked(model, current), embedded(model, current))
     assert moments.n == current.size == 900
-    assert moments.layers == 2 and set(moments.cross) == {0, 1, 2}
+    assert moments.layers == 2 and set(moments.cross) == {"input", 1, 2}
     assert moments.token_counts.sum() == 900 and moments.token_counts[current[0, 0]] == (current == current[0, 0]).sum()
     assert torch.allclose(moments.mean, expected.mean, rtol=1e-5, atol=1e-5)
-    for ours, theirs in [(moments.scatter, expected.scatter), *((moments.cross[t], expected.cross[t]) for t in range(3))]:
+    for ours, theirs in [(moments.scatter, expected.scatter), *((moments.cross[t], expected.cross[t]) for t in expected.cross)]:
         assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5 * theirs.abs().max().item())
     assert torch.allclose(moments.scatter[1] / 899, torch.cov(stacked(model, current)[1].T), rtol=1e-4, atol=1e-4)
+
+
+def test_the_target_of_the_map_to_the_input_is_the_token_embedding_without_positions(any_model, corpus):
+    moments = ResidualMoments.collect(any_model, corpus, sequence_length=20, max_tokens=400)
+    current = corpus.windows(20, 400)[0]
+    tokens = embedded(any_model, current)
+    boundaries = stacked(any_model, current)
+    expected = moments_of(boundaries, tokens).cross["input"]
+    assert torch.allclose(moments.cross["input"], expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
+    has_positions = any_model.architecture.model_type == "gpt2"
+    assert torch.allclose(boundaries[0], tokens, atol=1e-4) != has_positions
 
 
 def test_moments_do_not_depend_on_the_batch_size(any_model, corpus):
@@ -68,7 +86,7 @@ def test_moments_do_not_depend_on_the_batch_size(any_model, corpus):
 
 
 def test_a_large_common_offset_does_not_cost_precision(model, corpus, monkeypatch):
-    activations = 1e8 + torch.randn(3, 40, 20, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    activations = 1e8 + torch.randn(3, 40, 20, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     batches = ((slice(begin, begin + 8), activations[:, begin : begin + 8]) for begin in range(0, 40, 8))
     monkeypatch.setattr(residual, "residual_stream", lambda *_: batches)
     moments = ResidualMoments.collect(model, corpus, sequence_length=20, max_tokens=800)
@@ -98,7 +116,8 @@ def test_a_model_of_one_layer_has_its_embeddings_as_last_boundary_but_one(tokeni
     config = GPTNeoXConfig(**(SHAPE | {"num_hidden_layers": 1}), intermediate_size=24, max_position_embeddings=64)
     monkeypatch.setitem(CONFIGS, "gpt_neox", config)
     moments = ResidualMoments.collect(build("gpt_neox", tokenizer), corpus, sequence_length=20)
-    assert set(moments.cross) == {0, 1}
+    assert set(moments.cross) == {"input", 0, 1}
+    assert torch.equal(moments.cross["input"], moments.cross[0])
     assert torch.allclose(moments.cross[0][1], moments.cross[1][0].T)
 
 
