@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     from bigramlib.models import LanguageModel
 
 IRRELEVANT = frozenset({
-    "_attn_implementation", "_model_name_or_path", "_name_or_path", "architectures", "attention_dropout", "attention_probs_dropout_prob", "attn_pdrop",
-    "auto_map", "bos_token_id", "classifier_dropout", "dtype", "embd_pdrop", "eos_token_id", "hidden_dropout", "id2label",
-    "initializer_range", "label2id", "output_attentions", "output_hidden_states", "pad_token_id", "problem_type", "resid_pdrop",
-    "return_dict", "torch_dtype", "transformers_version", "unk_token_id", "use_cache", "vocab_size",
+    "_attn_implementation", "_model_name_or_path", "_name_or_path", "architectures", "attention_dropout",
+    "attention_probs_dropout_prob", "attn_pdrop", "auto_map", "bos_token_id", "classifier_dropout", "dtype", "embd_pdrop",
+    "eos_token_id", "hidden_dropout", "id2label", "initializer_range", "label2id", "output_attentions",
+    "output_hidden_states", "pad_token_id", "problem_type", "resid_pdrop", "return_dict", "torch_dtype",
+    "transformers_version", "unk_token_id", "use_cache", "vocab_size",
 })  # fmt: skip
 """Fields of a configuration that the forward pass of a frozen model does not depend on, or that its weights show."""
 
