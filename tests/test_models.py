@@ -11,7 +11,7 @@ from gguf import GGUFWriter
 
 from bigramlib import LanguageModel, Subnetwork, load_model, randomly_initialized
 from bigramlib.checkpoints import load_checkpoint
-from bigramlib.models import checkpoint_names
+from bigramlib.loading import checkpoint_names
 from bigramlib.store import ASSETS
 
 
