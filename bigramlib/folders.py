@@ -22,7 +22,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from bigramlib.architectures import check_known
+from bigramlib.architectures import Architecture, check_known
 
 CONFIG, INDEX, TOKENIZER, WEIGHTS = "config.json", "model.safetensors.index.json", "tokenizer.json", "model.safetensors"
 ADAPTER = "adapter_config.json"
@@ -64,9 +64,11 @@ def read_config(folder: Path, name: str) -> PretrainedConfig:
         raise ValueError(f"The model {name!r} is quantised, which cannot be masked; load the unquantised model instead.")
     try:
         check_known(kind)
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        Architecture.of(config)
     except Exception as error:
         raise ValueError(f"The {CONFIG} of {name!r} cannot be used: {reason(error)}.") from error
+    return config
 
 
 def read_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
@@ -79,7 +81,8 @@ def read_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:
-        raise ValueError(f"The tokenizer of {name!r} cannot be loaded ({reason(error)}); {remedy}.") from error
+        said = "it needs custom code, which is never run here" if "custom code" in str(error) else reason(error)
+        raise ValueError(f"The tokenizer of {name!r} cannot be loaded ({said}); {remedy}.") from error
     parts = set(tokenizer.vocab_files_names.values()) - {TOKENIZER}
     if not (folder / TOKENIZER).exists() and not (parts and all((folder / part).exists() for part in parts)):
         raise ValueError(f"The model {name!r} has no tokenizer; {remedy}.")
@@ -92,16 +95,16 @@ def read_tensors(folder: Path, name: str) -> dict[str, Any]:
     Raises:
         ValueError: there is no checkpoint in safetensors, or one of its files is missing or damaged.
     """
-    files = [WEIGHTS]
-    if not (folder / WEIGHTS).exists() and (folder / INDEX).exists():
+    files = [WEIGHTS] if (folder / WEIGHTS).exists() else []
+    if not files and (folder / INDEX).exists():
         places = _read_object(folder / INDEX, name).get("weight_map")
         if not isinstance(places, dict) or not all(isinstance(file, str) for file in places.values()):
             raise ValueError(f"The {INDEX} of {name!r} states no weight_map; fetch it again.")
         files = sorted(set(places.values()))
-    elif not (folder / WEIGHTS).exists():
+    if not files or not all(file.endswith(".safetensors") for file in files):
         raise ValueError(
-            f"The model {name!r} has no {WEIGHTS}, and pickles (pytorch_model.bin) are never read, since they can run code; "
-            "where you trust them, load them by transformers and save_pretrained them into another folder."
+            f"The model {name!r} has no weights in safetensors, and pickles (pytorch_model.bin) are never read, since they can "
+            "run code; where you trust them, load them by transformers and save_pretrained the model into another folder."
         )
     tensors: dict[str, Any] = {}
     for file in files:
@@ -138,9 +141,12 @@ def built(config: PretrainedConfig, tensors: Mapping[str, Any], name: str) -> Pr
             f"The model {name!r} cannot be loaded ({reason(error)}); check that its {CONFIG} and its weights belong together."
         ) from error
     hf.config.name_or_path = config.name_or_path
-    check_whole(
-        hf, report, name, "load the whole checkpoint of a causal language model, with the config that it was saved with"
-    )
+    check_whole(hf, report, name, "load the whole checkpoint of a causal language model, with the config it was saved with")
+    if config.tie_word_embeddings and hf.get_input_embeddings().weight is not hf.get_output_embeddings().weight:
+        raise ValueError(
+            f"The {CONFIG} of {name!r} says that its unembedding is its embedding, but its checkpoint has another one "
+            f"({_unembedding(hf)}); state tie_word_embeddings false where that one is right."
+        )
     return hf
 
 
@@ -162,7 +168,7 @@ def check_whole(hf: PreTrainedModel, report: Mapping[str, Any], name: str, remed
     faults = {"it lacks": missing, "it has, for no part of the model,": unexpected, "of another size are": resized}
     if not any(faults.values()):
         return
-    if prefix := _prefix(missing, unexpected):
+    if missing and (prefix := _prefix(hf, unexpected)):
         remedy = f"save the model inside the wrapper that put {prefix!r} before every name, or take that off the names"
     elif missing == [_unembedding(hf)] and not unexpected and not resized:
         remedy = f"if its unembedding is its embedding, state tie_word_embeddings true in its {CONFIG}, else fetch it again"
@@ -211,10 +217,13 @@ def _unembedding(hf: PreTrainedModel) -> str:
     return next(f"{name}.weight" for name, module in hf.named_modules() if module is head)
 
 
-def _prefix(missing: list[str], unexpected: list[str]) -> str | None:
-    """What stands before every missing name among the unexpected ones."""
-    prefixes = {key.removesuffix(missing[0]) for key in unexpected if missing and key.endswith(missing[0])}
-    return next((prefix for prefix in sorted(prefixes) if {prefix + key for key in missing} <= set(unexpected)), None)
+def _prefix(hf: PreTrainedModel, unexpected: list[str]) -> str | None:
+    """What stands before every unexpected name, if they are names of the model or of its base model without it."""
+    names = set(hf.state_dict())
+    names |= {name.removeprefix(f"{hf.base_model_prefix}.") for name in names}
+    parts = unexpected[0].split(".") if unexpected else []
+    prefixes = (".".join(parts[:count]) + "." for count in range(1, len(parts)))
+    return next((prefix for prefix in prefixes if {prefix + name for name in names}.issuperset(unexpected)), None)
 
 
 def _listed(names: list[str]) -> str:

@@ -127,6 +127,10 @@ def _load_gguf(path: Path, name: str) -> LanguageModel:
         raise ValueError(f"{name!r} is a file and no .gguf file; give the folder that it lies in, with its {CONFIG}.")
     source, options = path.parent, {"gguf_file": str(path.absolute()), "trust_remote_code": False}
     try:
+        file = GGUFReader(path)
+        for field in file.fields.values():
+            if field.name.endswith(".rope.scaling.type") and field.contents() != "none":
+                raise ValueError(f"transformers does not read its {field.name}")
         Architecture.of(AutoConfig.from_pretrained(source, **options))
         with quiet():
             hf, report = AutoModelForCausalLM.from_pretrained(
@@ -137,8 +141,9 @@ def _load_gguf(path: Path, name: str) -> LanguageModel:
                 output_loading_info=True,
                 **options,
             )
-        used = get_gguf_hf_weights_map(hf, TensorProcessor())
-        report["unexpected_keys"] = {tensor.name for tensor in GGUFReader(path).tensors} - set(used)
+        report["unexpected_keys"] = {tensor.name for tensor in file.tensors} - set(
+            get_gguf_hf_weights_map(hf, TensorProcessor())
+        )
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
     except Exception as error:
         raise ValueError(f"{name!r} cannot be read as a GGUF model ({reason(error)}); {remedy}.") from error
