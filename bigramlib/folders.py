@@ -46,7 +46,11 @@ def read_config(folder: Path, name: str) -> PretrainedConfig:
         ValueError: there is none, it is damaged, or it describes something else than a plain causal language model of a
             known architecture: an adapter, quantised weights, custom code.
     """
-    if (folder / ADAPTER).exists():
+    try:
+        files = {file.name for file in folder.iterdir()}
+    except OSError as error:
+        raise ValueError(f"The model folder {name!r} cannot be read just now ({reason(error)}).") from error
+    if ADAPTER in files:
         raise ValueError(
             f"{name!r} holds an adapter ({ADAPTER}), not a whole model; merge it into its base model (merge_and_unload of "
             "PEFT), save that into another folder and load it."
@@ -60,7 +64,7 @@ def read_config(folder: Path, name: str) -> PretrainedConfig:
             f"The model {name!r} needs custom code, which is never run here: transformers itself does not know its "
             f"architecture {kind!r}; load a model, or a conversion of this one, that needs none."
         )
-    if any(map(facts.get, QUANTIZED)) or any((folder / file).exists() for file in QUANTIZED_FILES):
+    if any(map(facts.get, QUANTIZED)) or not files.isdisjoint(QUANTIZED_FILES):
         raise ValueError(f"The model {name!r} is quantised, which cannot be masked; load the unquantised model instead.")
     try:
         check_known(kind)

@@ -10,8 +10,7 @@ from pathlib import Path
 import torch
 from gguf import GGUFReader
 from huggingface_hub import snapshot_download
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
-from transformers.modeling_gguf_pytorch_utils import TensorProcessor, get_gguf_hf_weights_map
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from bigramlib import llama2c
 from bigramlib.architectures import Architecture
@@ -122,6 +121,9 @@ def _load_folder(folder: Path, name: str) -> LanguageModel:
 
 
 def _load_gguf(path: Path, name: str) -> LanguageModel:
+    from transformers import GgufConfig
+    from transformers.modeling_gguf_pytorch_utils import TensorProcessor, get_gguf_hf_weights_map
+
     remedy = "load the Hugging Face model that it was made from"
     if path.suffix.lower() != ".gguf":
         raise ValueError(f"{name!r} is a file and no .gguf file; give the folder that it lies in, with its {CONFIG}.")
@@ -141,9 +143,8 @@ def _load_gguf(path: Path, name: str) -> LanguageModel:
                 output_loading_info=True,
                 **options,
             )
-        report["unexpected_keys"] = {tensor.name for tensor in file.tensors} - set(
-            get_gguf_hf_weights_map(hf, TensorProcessor())
-        )
+        used = set(get_gguf_hf_weights_map(hf, TensorProcessor()))
+        report["unexpected_keys"] = {tensor.name for tensor in file.tensors} - used
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
     except Exception as error:
         raise ValueError(f"{name!r} cannot be read as a GGUF model ({reason(error)}); {remedy}.") from error

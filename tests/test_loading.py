@@ -1,8 +1,8 @@
 """What is not a whole, plain causal language model is refused in one sentence; old and odd but whole checkpoints load."""
 
 import builtins
+import errno
 import json
-import os
 import pickle
 import shutil
 from pathlib import Path
@@ -13,7 +13,7 @@ from conftest import build
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging
 
-from bigramlib import load_model, loading
+from bigramlib import folders, load_model, loading
 from bigramlib.checkpoints import load_checkpoint, save_checkpoint
 from bigramlib.store import ASSETS
 
@@ -270,11 +270,17 @@ def test_other_things_than_folders_are_told_from_models(folder, tmp_path):
             load_model(name)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_files_that_may_not_be_read_are_not_called_damaged(folder):
+@pytest.mark.parametrize("what", ["safe_open", "json"])
+def test_files_that_cannot_be_read_just_now_are_not_called_damaged(folder, monkeypatch, what):
+    def failing(*_, **__):
+        raise OSError(errno.EMFILE, "Too many open files")
+
     path = folder()
-    (path / "config.json").chmod(0)
-    refused(path, "cannot be read just now")
+    if what == "safe_open":
+        monkeypatch.setattr(folders, "safe_open", failing)
+    else:
+        monkeypatch.setattr(Path, "read_text", failing)
+    refused(path, "cannot be read just now", "Too many open files")
 
 
 def test_weights_that_are_not_numbers_are_a_floating_point_error(folder):
