@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import asdict, dataclass, replace
+from numbers import Real
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from bigramlib.models import LanguageModel
 from bigramlib.targets import Target
 
+if TYPE_CHECKING:
+    Number = float
+    Whole = int
+else:  # what may be given; what is kept is a plain float or int
+    Number = Whole = Real | str
+
+WHOLE_NUMBERS = ("steps", "batch_size", "sequence_length", "layers", "attempts", "seed")
+NUMBERS = ("sparsity_penalty", "learning_rate", "final_beta", "flattening", "undecided_share")
+LATER_DEFAULTS = {"with_replacement": True}
+"""Settings that version 0.1 did not have, with what it did: at that they leave no trace, so that its runs are found again."""
 SMALL_MODEL, LARGE_MODEL = 5_000_000, 50_000_000
 """Maskable weights up to which, and from which on, a model is searched in other ways (`SparsifyConfig.suited`)."""
 
@@ -28,6 +39,8 @@ class SparsifyConfig:
         flattening: None trains on running text. A power a draws i.i.d. tokens in proportion to (unigram probability)^a
             and weights their losses back to the unigram distribution: the target depends on the current token alone,
             so this is the same objective with less noise, though in unnatural contexts.
+        with_replacement: whether sequences of running text are drawn from random places; False goes through the text in
+            sequences that do not overlap, each once, in shuffled order.
         attention: False drops all attention weights beforehand and searches the MLPs alone: the target depends on the current
             token alone, which is all that an MLP sees, so steps cost less and contexts add no noise.
         layers: search this many layers from the first on and drop the weights of later ones beforehand; None searches all.
@@ -37,22 +50,26 @@ class SparsifyConfig:
         seed: of the batches.
     """
 
-    sparsity_penalty: float | int = 10.0
-    steps: int = 150
-    batch_size: int = 8
-    sequence_length: int = 128
-    learning_rate: float = 9e-3
-    final_beta: float = 1000.0
-    flattening: float | None = 0.5
+    sparsity_penalty: Number = 10.0
+    steps: Whole = 150
+    batch_size: Whole = 8
+    sequence_length: Whole = 128
+    learning_rate: Number = 9e-3
+    final_beta: Number = 1000.0
+    flattening: Number | None = 0.5
+    with_replacement: bool = True
     attention: bool = True
-    layers: int | None = None
+    layers: Whole | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
-    undecided_share: float = 0.01
-    attempts: int = 1
-    seed: int = 0
+    undecided_share: Number = 0.01
+    attempts: Whole = 1
+    seed: Whole = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sparsity_penalty", float(self.sparsity_penalty))
+        for name in WHOLE_NUMBERS + NUMBERS:
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, as_number(name, value, whole=name in WHOLE_NUMBERS))
         if not (self.sparsity_penalty >= 0 and math.isfinite(self.sparsity_penalty)):
             raise ValueError(
                 f"sparsity_penalty (lambda) is {self.sparsity_penalty}; it must be zero or a positive number. "
@@ -60,7 +77,7 @@ class SparsifyConfig:
             )
         for name in ("steps", "batch_size", "sequence_length", "attempts", "layers"):
             value = getattr(self, name)
-            if value is not None and (value < 1 or value != int(value)):
+            if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; it must be a whole number, at least 1.")
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}; it must be a whole number, at least 0.")
@@ -72,6 +89,16 @@ class SparsifyConfig:
             raise ValueError(f"precision is {self.precision!r}; use 'float32' or 'bfloat16'.")
         if self.flattening is not None and not 0 <= self.flattening <= 1:
             raise ValueError(f"flattening is {self.flattening}; it must lie between 0 and 1, or be None for running text.")
+        if self.flattening is not None and not self.with_replacement:
+            raise ValueError("with_replacement=False goes through running text; set flattening to None.")
+
+    def facts(self) -> dict:
+        """The settings as they enter keys and provenance: those of `LATER_DEFAULTS` only where they are other than there."""
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if not (name in LATER_DEFAULTS and LATER_DEFAULTS[name] == value)
+        }
 
     @property
     def dtype(self) -> torch.dtype:
@@ -79,9 +106,7 @@ class SparsifyConfig:
         return getattr(torch, self.precision)
 
     @classmethod
-    def suited(
-        cls, model: LanguageModel, target: Target, sparsity_penalty: float | int = 10.0, seed: int = 0
-    ) -> SparsifyConfig:
+    def suited(cls, model: LanguageModel, target: Target, sparsity_penalty: Number = 10.0, seed: Whole = 0) -> SparsifyConfig:
         """The shortest schedule known to find good subnetworks in a model of this size, for this target.
 
         A target that reads the context is learnt from running text, a bigram table from i.i.d. tokens. Models above
@@ -102,8 +127,11 @@ class SparsifyConfig:
         return chosen
 
     @classmethod
-    def paper(cls, sparsity_penalty: float, seed: int = 0) -> SparsifyConfig:
-        """The recipe of the paper's release: 15,000 steps of 32 x 128 tokens of running text, beta times 1.001 a step."""
+    def paper(cls, sparsity_penalty: Number, seed: Whole = 0) -> SparsifyConfig:
+        """The recipe of the paper's release: 15,000 steps of 32 x 128 tokens, beta times 1.001 a step, three attempts in all.
+
+        It goes through the text without repetition, as long as there is text; its 480,000 sequences are 61M tokens.
+        """
         steps = 15_000
         return cls(
             sparsity_penalty=sparsity_penalty,
@@ -112,9 +140,26 @@ class SparsifyConfig:
             learning_rate=5e-5,
             final_beta=1.001**steps,
             flattening=None,
-            attempts=4,
+            with_replacement=False,
+            attempts=3,
             seed=seed,
         )
+
+
+def as_number(name: str, value: object, whole: bool = False) -> int | float:
+    """A setting as a plain number, whatever it came as: numpy's numbers, or texts such as YAML's "1e1".
+
+    Raises:
+        ValueError: it is no number, or not a whole one.
+    """
+    kind = "whole number" if whole else "number"
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} is {value!r}; it must be a {kind}.") from None
+    if whole and not number.is_integer():
+        raise ValueError(f"{name} is {value!r}; it must be a whole number.")
+    return int(number) if whole else number
 
 
 def fast_precision(device: torch.device) -> Literal["float32", "bfloat16"]:

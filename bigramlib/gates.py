@@ -99,7 +99,7 @@ class _Workspace:
     """Memory for the gates and masked weights of one block at a time, filled again where autograd asks for another's."""
 
     def __init__(self, size: int, dtype: torch.dtype, device: torch.device) -> None:
-        self.gates = torch.zeros(size, device=device)
+        self.gates = torch.zeros(size, dtype=torch.float32, device=device)
         self.masked = torch.zeros(size, dtype=dtype, device=device)
         self.owner: _BlockGates | None = None
 

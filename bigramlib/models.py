@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from bigramlib import vocabulary
 from bigramlib.architectures import WRITING_COMPONENTS, Architecture
 from bigramlib.corpus import EVALUATION_SHARE, SELF, TokenCorpus, load_corpus, stored_corpus, tokenizer_hash
+from bigramlib.identity import build_hash, identity, weights_state
 from bigramlib.progress import tqdm
 from bigramlib.store import tensors_hash
 
@@ -32,6 +34,9 @@ RANDOM = " (random"
 """In the name of a randomly initialised control."""
 SELF_TOKENS = 200_000
 MAX_DOCUMENT = 512
+FEWEST_DOCUMENTS, SHORTEST_DOCUMENTS = 4096, 2
+"""A model whose first so many own documents have fewer tokens than this on average gives no text."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,8 +54,11 @@ class LanguageModel:
     tokenizer: PreTrainedTokenizerBase
 
     def __post_init__(self) -> None:
+        if any(parameter.is_inference() for parameter in self.hf.parameters()):
+            raise ValueError(f"{self.name!r} was made within torch.inference_mode(); load it outside of that.")
         self.hf.float().eval().requires_grad_(False)
         self.hf.config.use_cache = False
+        self.__dict__["built"] = build_hash(self.hf)
         missing = set(self.architecture.maskable) - {name for name, _ in self.hf.named_parameters()}
         if missing:
             raise ValueError(
@@ -58,6 +66,11 @@ class LanguageModel:
                 f"{self.architecture.model_type!r} should have; load the unchanged Hugging Face model."
             )
         check_finite(dict(self.hf.named_parameters()), self.name)
+        if max(self.prefix, default=0) >= self.vocabulary_size:
+            raise ValueError(
+                f"The tokenizer of {self.name!r} puts the token {max(self.prefix)} before every text, but the model has "
+                f"embeddings of {self.vocabulary_size} tokens; use the model's own tokenizer."
+            )
         ids = torch.arange(min(4, self.vocabulary_size), device=self.device)[None]
         with torch.no_grad():
             own = self.hf(self.prefixed(ids)).logits[:, len(self.prefix) :, : self.vocabulary_size]
@@ -71,8 +84,8 @@ class LanguageModel:
 
     @cached_property
     def vocabulary_size(self) -> int:
-        """Entries of the tokenizer; unembedding rows that only pad the matrix are cut off everywhere."""
-        return min(len(self.tokenizer), self.hf.get_output_embeddings().weight.shape[0])
+        """One more than the tokenizer's largest id; unembedding rows that only pad the matrix are cut off everywhere."""
+        return min(1 + max(self.tokenizer.get_vocab().values()), self.hf.get_output_embeddings().weight.shape[0])
 
     @property
     def device(self) -> torch.device:
@@ -85,14 +98,34 @@ class LanguageModel:
         parameters = dict(self.hf.named_parameters())
         return {name: parameters[name] for name in self.architecture.maskable}
 
-    @cached_property
+    @property
     def weights_hash(self) -> str:
-        """SHA-256 of all its weights."""
-        return tensors_hash(dict(self.hf.named_parameters()))
+        """SHA-256 of all its weights, taken again when they were changed in place."""
+        state = weights_state(self.hf)
+        if "weights_hash" not in self.__dict__ or self.__dict__.get("weights_state") != state:
+            self.__dict__.update(weights_hash=tensors_hash(dict(self.hf.named_parameters())), weights_state=state)
+        return self.__dict__["weights_hash"]
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of all that its predictions depend on: weights, configuration, vocabulary, what the tokenizer puts first.
+
+        Of mini and the packaged models, as they are, it is their `weights_hash`, by which version 0.1 knew every model.
+        """
+        return identity(self)
+
+    def facts(self) -> dict[str, str]:
+        """What a result records of the model that it was found in."""
+        facts = {"model": self.name, "weights_hash": self.weights_hash}
+        return facts if self.hash == self.weights_hash else facts | {"model_hash": self.hash}
+
+    def forget_hashes(self) -> dict[str, object]:
+        """Have the weights hashed anew at the next asking, even if no change of theirs can be seen; returns what was known."""
+        return {name: self.__dict__.pop(name) for name in ("weights_hash", "weights_state") if name in self.__dict__}
 
     @cached_property
-    def hashes_beneath(self) -> list[str]:
-        """What `weights_hash` was before each of the subnetworks that are applied now, the first one first."""
+    def hashes_beneath(self) -> list[tuple[str, str]]:
+        """What `weights_hash` and `hash` were before each of the subnetworks that are applied now, the first one first."""
         return []
 
     @property
@@ -114,21 +147,53 @@ class LanguageModel:
 
     @cached_property
     def prefix(self) -> list[int]:
-        """What the tokenizer puts before every text: a beginning-of-sequence token for models that want one, else nothing.
+        """What the tokenizer puts before every text: a beginning-of-sequence token for models that want one, mostly nothing.
 
         Every pass over the model puts it before each sequence, and nothing is ever predicted or measured on it.
         """
-        ids = self.tokenizer("a")["input_ids"]
-        return ids[:1] if ids[0] == self.tokenizer.bos_token_id else []
+        return tokens_before(self.tokenizer)
 
-    @property
+    @cached_property
     def _ends(self) -> list[int]:
-        """The tokens that end a document: the end of text, and the beginning of another (some models know only that one)."""
-        return sorted({self.tokenizer.bos_token_id, self.tokenizer.eos_token_id} - {None})
+        """The tokens that end a document: the ends of text, and the beginning of another (some models know only that one)."""
+        named = [self.tokenizer.bos_token_id, self.tokenizer.eos_token_id]
+        for config in (self.hf.config, self.hf.generation_config):
+            ends = getattr(config, "eos_token_id", None)
+            named += ends if isinstance(ends, list | tuple) else [ends]
+        return sorted({token for token in named if token is not None and 0 <= token < self.vocabulary_size})
+
+    @cached_property
+    def positions(self) -> int | None:
+        """How many tokens a sequence may have, prefix included; None where nothing says."""
+        return getattr(self.hf.config, "max_position_embeddings", None)
 
     def prefixed(self, ids: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch more"]:
-        """Ids with the prefix before each sequence."""
+        """Ids with the prefix before each sequence.
+
+        Raises:
+            ValueError: they are more than the positions that the model has embeddings for.
+        """
+        self.check_length(ids.shape[1])
         return torch.cat([ids.new_tensor(self.prefix).expand(len(ids), -1), ids], dim=1)
+
+    def check_length(self, sequence_length: int) -> None:
+        """Raise ValueError if sequences of so many tokens and the prefix are longer than the model can read."""
+        if self.positions is None or len(self.prefix) + sequence_length <= self.positions:
+            return
+        if has_table_of_positions(self.hf, self.positions):
+            before = f" and the {len(self.prefix)} that its tokenizer puts before them" if self.prefix else ""
+            raise ValueError(
+                f"{self.name!r} has {self.positions} positions, too few for sequences of {sequence_length} tokens{before}; "
+                f"use a sequence_length of at most {self.positions - len(self.prefix)}."
+            )
+        if "warned" not in self.__dict__:
+            self.__dict__["warned"] = True
+            log.warning(
+                "Sequences of %d tokens are longer than the %d positions that %r was made for; it may read them badly.",
+                len(self.prefix) + sequence_length,
+                self.positions,
+                self.name,
+            )
 
     def hidden(
         self, ids: Int[Tensor, "batch pos"], weights: Mapping[str, Tensor] | None = None
@@ -183,6 +248,9 @@ class LanguageModel:
         prompt_ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
         if not prompt_ids and not self.prefix:
             raise ValueError(f"The prompt {prompt!r} has no tokens; give {self.name!r} some text to continue.")
+        if max(prompt_ids, default=0) >= self.vocabulary_size:
+            raise ValueError(f"The prompt {prompt!r} has tokens that {self.name!r} has no embedding of; leave them out.")
+        self.check_length(len(prompt_ids) + tokens - 1)
         ids = torch.tensor([prompt_ids], dtype=torch.long, device=self.device)
         drawn = self._drawn(self.prefixed(ids), tokens, torch.Generator(self.device).manual_seed(seed))
         return self.tokenizer.decode([*ids[0].tolist(), *drawn[0].tolist()])
@@ -191,15 +259,16 @@ class LanguageModel:
         """Sample documents from the model at temperature 1, until `tokens` are drawn.
 
         Raises:
-            ValueError: the tokenizer has neither a beginning nor an end of text to start from.
+            ValueError: the tokenizer has neither a beginning nor an end of text to start from, or the documents are so short
+                that they make no text.
         """
-        start = [*self.prefix, *self._ends]
+        start = self.prefix or self._ends[:1]
         if not start:
             raise ValueError(f"The tokenizer of {self.name!r} has no token to start a document from; give a text as corpus.")
-        begin = torch.full((batch_size, 1), start[0], device=self.device)
-        length = min(MAX_DOCUMENT, self.hf.config.max_position_embeddings) - 1
+        begin = torch.tensor([start], device=self.device).expand(batch_size, -1)
+        length = min(MAX_DOCUMENT, self.positions or MAX_DOCUMENT) - len(start)
         generator = torch.Generator(self.device).manual_seed(seed)
-        drawn = 0
+        drawn = documents = 0
         with tqdm(total=tokens, desc=f"sampling from {self.name}", unit="token") as progress:
             while drawn < tokens:
                 for ids in self._drawn(begin, length, generator).tolist():
@@ -207,6 +276,12 @@ class LanguageModel:
                     drawn += len(document)
                     progress.update(len(document))
                     yield document
+                documents += batch_size
+                if documents >= FEWEST_DOCUMENTS and drawn < SHORTEST_DOCUMENTS * documents:
+                    raise ValueError(
+                        f"{self.name!r} ends its own texts at once ({drawn} tokens in {documents} documents), as models do "
+                        "that want a chat template; give a text as corpus."
+                    )
 
     @cached_property
     def tokenizer_hash(self) -> str:
@@ -242,7 +317,7 @@ class LanguageModel:
             size = self.vocabulary_size
             return load_corpus(source, self.tokenizer, vocabulary_size=size, evaluation_share=evaluation_share, seed=seed)
         return stored_corpus(
-            ("samples", self.weights_hash, SELF_TOKENS, seed),
+            ("samples 2", self.hash, SELF_TOKENS, seed),
             lambda: self.sample_documents(SELF_TOKENS, seed),
             SELF,
             self.tokenizer,
@@ -294,6 +369,27 @@ class LanguageModel:
         self.hf.to(device)
         self.__dict__.pop("maskable", None)
         return self
+
+
+def tokens_before(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The ids that a tokenizer puts before every text, found by a text that it has tokens for."""
+    pieces = ["a", *(tokenizer.decode([token]) for token in sorted(tokenizer.get_vocab().values())[:64])]
+    for piece in pieces:
+        alone = tokenizer(piece, add_special_tokens=False)["input_ids"]
+        whole = tokenizer(piece)["input_ids"]
+        if alone and set(alone).isdisjoint(tokenizer.all_special_ids):
+            places = [place for place in range(len(whole)) if whole[place : place + len(alone)] == alone]
+            if places:
+                return whole[: places[0]]
+    return []
+
+
+def has_table_of_positions(hf: PreTrainedModel, positions: int) -> bool:
+    """Whether a model looks positions up in a table that ends (GPT-2's, OPT's, GPT-J's), instead of computing them."""
+    embedding = hf.get_input_embeddings()
+    tables = [module.weight for module in hf.modules() if isinstance(module, torch.nn.Embedding) and module is not embedding]
+    tables += [buffer for buffer in hf.buffers() if buffer.ndim == 2]
+    return any(positions <= len(table) <= positions + 2 for table in tables)
 
 
 def check_finite(weights: Mapping[str, Tensor], name: str) -> None:

@@ -28,7 +28,8 @@ def load_published(source: str | Path, model: LanguageModel) -> Subnetwork:
     Args:
         source: a file, or "hf://owner/repository/path/to/file[@revision]".
         model: the model that it is of. Its parameters have the same names and shapes as the arrays in the file (GPT-2 stores
-            [in, out] matrices). The file does not say of which revision it is; the subnetwork is bound to this one.
+            [in, out] matrices), by which a model from a local folder is recognised; one of another name on the hub is refused.
+            The file does not say of which revision it is; the subnetwork is bound to this one.
 
     Raises:
         FileNotFoundError: no such file.
@@ -38,7 +39,7 @@ def load_published(source: str | Path, model: LanguageModel) -> Subnetwork:
     content = read_pickle(path)
     name = content.pop(MODEL_NAME, None)
     found = {parameter: array for parameter, array in content.items() if not isinstance(array, str)}
-    if isinstance(name, str) and _stem(name) != _stem(model.name):
+    if isinstance(name, str) and _stem(name) != _stem(model.name) and not Path(model.name).expanduser().exists():
         raise ValueError(f"{str(source)!r} is a subnetwork of {name!r}, but the model is {model.name!r}; load that model.")
     missing, odd = sorted(set(model.maskable) - set(found)), sorted(set(found) - set(model.maskable))
     if missing or odd:
@@ -53,7 +54,7 @@ def load_published(source: str | Path, model: LanguageModel) -> Subnetwork:
                 f"{tuple(weight.shape)}; load the model that it was found in."
             )
     masks = {parameter: torch.from_numpy(found[parameter].astype(bool)) for parameter in model.maskable}
-    facts = {"model": name or model.name, "weights_hash": model.weights_hash, "origin": "published", "source": str(source)}
+    facts = model.facts() | {"published_model": name, "origin": "published", "source": str(source)}
     return Subnetwork(masks, model.architecture, facts)
 
 

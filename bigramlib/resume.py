@@ -23,7 +23,7 @@ EVERY_STEPS, EVERY_SECONDS = 500, 60.0
 """A state is written after so many steps or seconds, whichever comes first,"""
 WRITING_SHARE = 0.05
 """but so seldom that writing takes at most this share of the time."""
-FORMAT = "bigramlib mask training state 2"
+FORMAT = "bigramlib mask training state 3"
 log = logging.getLogger(__name__)
 
 
@@ -38,7 +38,7 @@ class Run:
         converged: whether the gates are decided.
         passes: backward passes in which a batch is taken, more than one once memory ran out.
         generator: the state of the random generator that draws batches.
-        losses: of each step.
+        losses: the cross-entropy with the target at each step, nats, without the penalty.
         history: (step, KL in nats, kept share, undecided share).
     """
 

@@ -73,17 +73,16 @@ class Subnetwork:
         Where heads share keys and values (grouped queries) those are included, so take away `head` only from whole groups.
         """
         shape = model.architecture
-        _check_index("head", head, shape.heads)
+        head = _index("head", head, shape.heads)
         group = head // (shape.heads // shape.key_value_heads)
         return cls._part(model, layer, {"q": [head], "k": [group], "v": [group], "o": [head]})
 
     @classmethod
     def mlp(cls, model: LanguageModel, layer: int, dimensions: Sequence[int] | None = None) -> Subnetwork:
         """All weights into and out of some dimensions of one layer's MLP, or of all, to add or take away."""
-        dimensions = range(model.architecture.mlp_size) if dimensions is None else dimensions
-        for dimension in dimensions:
-            _check_index("MLP dimension", dimension, model.architecture.mlp_size)
-        return cls._part(model, layer, {name: list(dimensions) for name in ("mlp in", "mlp gate", "mlp out")})
+        size = model.architecture.mlp_size
+        chosen = [_index("MLP dimension", each, size) for each in (range(size) if dimensions is None else dimensions)]
+        return cls._part(model, layer, dict.fromkeys(("mlp in", "mlp gate", "mlp out"), chosen))
 
     # -- size ---------------------------------------------------------------------------------------------------------
 
@@ -162,14 +161,17 @@ class Subnetwork:
         return self._combined(other, "difference", lambda mine, theirs: mine & ~theirs)
 
     def random_like(self, seed: int) -> Subnetwork:
-        """A control that keeps as many weights of each matrix, drawn uniformly (the paper's flat shuffle)."""
-        generator = torch.Generator().manual_seed(seed)
+        """A control that keeps as many weights of each matrix, drawn uniformly (the paper's flat shuffle).
+
+        Draws of different seeds, and of different subnetworks, are independent.
+        """
+        generator = torch.Generator().manual_seed(int(content_hash(self.hash, int(seed))[:15], 16))
         masks = {}
         for name, mask in self.masks.items():
             flat = torch.zeros(mask.numel(), dtype=torch.bool)
             flat[torch.randperm(mask.numel(), generator=generator)[: int(mask.sum())]] = True
             masks[name] = flat.view(mask.shape)
-        return Subnetwork(masks, self.architecture, {"origin": "random", "seed": seed, "like": self.provenance})
+        return Subnetwork(masks, self.architecture, {"origin": "random", "seed": int(seed), "like": self.provenance})
 
     # -- use on a model -----------------------------------------------------------------------------------------------
 
@@ -177,16 +179,23 @@ class Subnetwork:
         """Raise ValueError, naming the difference, unless this is a subnetwork of this model.
 
         Matrices must have the same names and shapes and, if it was found by training (or made of such), the model the same
-        weights as then; those that applied subnetworks have replaced for now count too.
+        weights, configuration and tokenizer as then; those that applied subnetworks have replaced for now count too.
         """
         self._check_shapes(model)
-        for weights_hash in sorted(_found_in(self.provenance) - set(model.hashes_beneath)):
-            if weights_hash != model.weights_hash:
+        for weights_hash, model_hash in sorted(_found_in(self.provenance)):
+            if _is_of([*model.hashes_beneath, (model.weights_hash, model.hash)], weights_hash, model_hash):
+                continue
+            if weights_hash == model.weights_hash:
                 raise ValueError(
-                    f"The subnetwork was found in {_model_of(self.provenance)!r} with the weights {weights_hash[:12]}, but "
-                    f"{model.name!r} has the weights {model.weights_hash[:12]}; load that model and revision, or, if you "
-                    "mean to use it on other weights, take subnetwork.transplanted(model)."
+                    f"The subnetwork was found in {_model_of(self.provenance)!r}, whose weights {model.name!r} has, but whose "
+                    "configuration, vocabulary or first token is another; load that model, or, if you mean to use it on this "
+                    "one, take subnetwork.transplanted(model)."
                 )
+            raise ValueError(
+                f"The subnetwork was found in {_model_of(self.provenance)!r} with the weights {weights_hash[:12]}, but "
+                f"{model.name!r} has the weights {model.weights_hash[:12]}; load that model and revision, or, if you "
+                "mean to use it on other weights, take subnetwork.transplanted(model)."
+            )
 
     def transplanted(self, model: LanguageModel) -> Subnetwork:
         """These masks as a subnetwork of another model of the same shapes, on purpose; its provenance says so.
@@ -195,7 +204,7 @@ class Subnetwork:
             ValueError: the model has other matrices.
         """
         self._check_shapes(model)
-        facts = {"model": model.name, "weights_hash": model.weights_hash, "origin": "transplanted", "from": self.provenance}
+        facts = model.facts() | {"origin": "transplanted", "from": self.provenance}
         return Subnetwork(self.masks, self.architecture, facts)
 
     def _check_shapes(self, model: LanguageModel) -> None:
@@ -222,8 +231,8 @@ class Subnetwork:
         """
         self.check_fits(model)
         originals = {name: weight.data for name, weight in model.maskable.items()}
-        model.hashes_beneath.append(model.weights_hash)
-        del model.__dict__["weights_hash"]
+        model.hashes_beneath.append((model.weights_hash, model.hash))
+        known = model.forget_hashes()
         try:
             for name, weight in model.maskable.items():
                 weight.data = originals[name] * self.masks[name].to(weight.device)
@@ -231,7 +240,8 @@ class Subnetwork:
         finally:
             for name, weight in model.maskable.items():
                 weight.data = originals[name]
-            model.__dict__["weights_hash"] = model.hashes_beneath.pop()
+            model.hashes_beneath.pop()
+            model.__dict__.update(known)
 
     # -- on disk ------------------------------------------------------------------------------------------------------
 
@@ -338,7 +348,7 @@ class Subnetwork:
     @classmethod
     def _part(cls, model: LanguageModel, layer: int, units: Mapping[str, list[int]]) -> Subnetwork:
         """Some heads or dimensions of one layer by component, or the whole layer if `units` is empty."""
-        _check_index("layer", layer, model.architecture.layers)
+        layer = _index("layer", layer, model.architecture.layers)
         masks = {name: torch.zeros(weight.shape, dtype=torch.bool) for name, weight in model.maskable.items()}
         for component in model.architecture.components:
             if component.layer == layer and (not units or component.name in units):
@@ -368,14 +378,22 @@ def _check_claims(header: dict) -> None:
         raise ValueError("its provenance is not a dict")
 
 
-def _found_in(provenance: object) -> set[str]:
-    """Hashes of the weights in which a subnetwork, or those that it was made of, were found; none if made by place alone."""
+def _found_in(provenance: object) -> set[tuple[str, str]]:
+    """(weights_hash, hash) of the models in which a subnetwork, or those that it was made of, were found.
+
+    None if it was made by place alone; hash is empty if only the weights were recorded.
+    """
     if not isinstance(provenance, dict):
         return set()
     if "weights_hash" in provenance:
-        return {str(provenance["weights_hash"])}
+        return {(str(provenance["weights_hash"]), str(provenance.get("model_hash", "")))}
     sources = provenance.get("of", provenance.get("like"))
     return set().union(*map(_found_in, sources if isinstance(sources, list) else [sources]))
+
+
+def _is_of(models: Iterable[tuple[str, str]], weights_hash: str, model_hash: str) -> bool:
+    """Whether what was found in a model of these hashes was found in one of the models."""
+    return any(weights == weights_hash and model_hash in ("", known) for weights, known in models)
 
 
 def _model_of(provenance: dict) -> str:
@@ -386,9 +404,11 @@ def _model_of(provenance: dict) -> str:
     return provenance["model"]
 
 
-def _check_index(kind: str, index: int, count: int) -> None:
-    if not 0 <= index < count:
+def _index(kind: str, index: int, count: int) -> int:
+    """An index as a plain int, whatever integer it came as; raises ValueError where there is none such."""
+    if not 0 <= index < count or index != int(index):
         raise ValueError(f"There is no {kind} {index}; the model has {count}, numbered from 0.")
+    return int(index)
 
 
 def layer_shares(subnetworks: Iterable[Subnetwork]) -> pd.DataFrame:

@@ -87,10 +87,11 @@ def survey(name: str, source: str, device: str = "cpu") -> Surveyed:
     model = load_model(name, device)
     train, evaluation = model.load_corpus(source)
     table = BigramTable.from_corpus(train)
+    identity = {name: value for name, value in model.facts().items() if name != "model"}
     found: dict[float, Subnetwork] = {}
     for subnetwork in _stored():
         facts = subnetwork.provenance
-        if (facts["weights_hash"], facts["target_hash"]) != (model.weights_hash, table.hash):
+        if facts["target_hash"] != table.hash or any(facts.get(name) != value for name, value in identity.items()):
             continue
         penalty = facts["sparsity_penalty"]
         if penalty not in found or _effort(subnetwork) > _effort(found[penalty]):

@@ -25,7 +25,10 @@ from bigramlib.store import content_hash
 from bigramlib.vocabulary import by_rows
 
 BoundTarget = Callable[[Tensor, Tensor], Tensor]
-"""A target on a model: from ids [batch, pos] and last hidden states [batch, pos, d_model] to the KL of each position, nats."""
+"""A target on a model: from ids [batch, pos] and last hidden states [batch, pos, d_model] to the KL of each position, nats.
+
+Where it also has a method `entropy`, from ids to the target's own entropy at each position, nats, runs are judged stable or not
+by the cross-entropy, the sum of both; else by the KL."""
 
 
 @runtime_checkable
@@ -158,8 +161,13 @@ class BigramTable:
 class BoundTable(ABC):
     """A table on a model."""
 
-    def __init__(self, model: LanguageModel) -> None:
+    def __init__(self, table: BigramTable, model: LanguageModel) -> None:
         self.model = model
+        self.entropies = torch.as_tensor(table.entropy, dtype=torch.float32, device=model.device)
+
+    def entropy(self, ids: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos"]:
+        """The entropy of the table's prediction at each position, nats."""
+        return self.entropies[ids]
 
     def __call__(self, ids: Int[Tensor, "batch pos"], hidden: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos"]:
         """KL of each position, nats."""
@@ -179,7 +187,7 @@ class _LinearTable(BoundTable):
     """KL to a table through the expected target logit h . E[c] + e[c]; exact, at any vocabulary size."""
 
     def __init__(self, table: BigramTable, model: LanguageModel) -> None:
-        super().__init__(model)
+        super().__init__(table, model)
         matrix, bias = model.unembedding
         readout = matrix.cpu().double().numpy()
         if bias is not None:
@@ -190,7 +198,7 @@ class _LinearTable(BoundTable):
         width = matrix.shape[1]
         self.expected_readout = expected[:, :width].contiguous()
         bias_part = 0.0 if bias is None else expected[:, width]
-        self.offset = bias_part + torch.as_tensor(table.entropy, dtype=torch.float32, device=model.device)
+        self.offset = bias_part + self.entropies
 
     def given(
         self,
@@ -206,7 +214,7 @@ class _GatheredTable(BoundTable):
     """KL to a table by gathering the logits of each context's successors (for logits that are not linear)."""
 
     def __init__(self, table: BigramTable, model: LanguageModel) -> None:
-        super().__init__(model)
+        super().__init__(table, model)
         backoff = scipy.sparse.csr_array(table.backoff[None])
         rows = scipy.sparse.vstack([table.conditional, backoff]).tocsr()
         device = model.device
@@ -215,7 +223,6 @@ class _GatheredTable(BoundTable):
         self.length = torch.as_tensor(np.diff(rows.indptr).astype(np.int64), device=device)
         self.column = torch.as_tensor(rows.indices.astype(np.int64), device=device)
         self.probability = torch.as_tensor(rows.data, dtype=torch.float32, device=device)
-        self.entropy = torch.as_tensor(table.entropy, dtype=torch.float32, device=device)
 
     def given(
         self,
@@ -226,7 +233,7 @@ class _GatheredTable(BoundTable):
         expected_logit = by_rows(
             lambda part, rows: self._expected_logit(ids[rows], self.model.unembed(part)), hidden, self.model.vocabulary_size
         )
-        return log_partition - expected_logit - self.entropy[ids]
+        return log_partition - expected_logit - self.entropies[ids]
 
     def _expected_logit(
         self, ids: Int[Tensor, "batch pos"], logits: Float[Tensor, "batch pos vocab"]
@@ -252,7 +259,7 @@ class ModelTarget:
     @property
     def hash(self) -> str:
         """Identifies the model whose predictions are the target."""
-        return content_hash("model target", self.model.weights_hash)
+        return content_hash("model target", self.model.hash)
 
     def bind(self, model: LanguageModel) -> BoundTarget:
         """Prepare for a model with the same vocabulary (usually the model itself)."""
@@ -261,20 +268,52 @@ class ModelTarget:
                 f"The target model {self.model.name!r} has {self.model.vocabulary_size} tokens but {model.name!r} has "
                 f"{model.vocabulary_size}; both must share a vocabulary."
             )
+        if model.tokenizer_hash != self.model.tokenizer_hash:
+            raise ValueError(
+                f"The target model {self.model.name!r} has another tokenizer than {model.name!r}, though both have "
+                f"{model.vocabulary_size} tokens; both must share a vocabulary."
+            )
+        return _BoundModel(self.model, model)
 
-        def divergence(ids: Int[Tensor, "batch pos"], hidden: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos"]:
-            with torch.no_grad():
-                wanted = self.model.hidden(ids)
 
-            def of_rows(part: Tensor, rows: slice) -> Tensor:
-                with torch.no_grad():
-                    target = self.model.unembed(wanted[rows]).float().log_softmax(-1)
-                own = model.unembed(part).float().log_softmax(-1)
-                return (target.exp() * (target - own)).sum(-1)
+class _BoundModel:
+    """A model's predictions as the target of another, or of its own parts."""
 
-            return by_rows(of_rows, hidden, model.vocabulary_size)
+    def __init__(self, target: LanguageModel, model: LanguageModel) -> None:
+        self.target, self.model = target, model
+        self._last: tuple[Tensor, Tensor] | None = None
 
-        return divergence
+    def __call__(self, ids: Int[Tensor, "batch pos"], hidden: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos"]:
+        """KL of each position, nats."""
+        wanted = self._hidden(ids)
+
+        def divergence(part: Tensor, rows: slice) -> Tensor:
+            target = self._log_probability(wanted[rows])
+            own = self.model.unembed(part).float().log_softmax(-1)
+            return (target.exp() * (target - own)).sum(-1)
+
+        return by_rows(divergence, hidden, self.model.vocabulary_size)
+
+    @torch.no_grad()
+    def entropy(self, ids: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos"]:
+        """The entropy of the target model's prediction at each position, nats."""
+
+        def of_rows(part: Tensor, rows: slice) -> Tensor:
+            target = self._log_probability(part)
+            return -(target.exp() * target).sum(-1)
+
+        return by_rows(of_rows, self._hidden(ids), self.model.vocabulary_size)
+
+    @torch.no_grad()
+    def _hidden(self, ids: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
+        """The target model's last hidden states, kept for the next question about the same ids."""
+        if self._last is None or self._last[0] is not ids:
+            self._last = ids, self.target.hidden(ids)
+        return self._last[1]
+
+    @torch.no_grad()
+    def _log_probability(self, hidden: Float[Tensor, "rows pos d_model"]) -> Float[Tensor, "rows pos vocab"]:
+        return self.target.unembed(hidden).float().log_softmax(-1)
 
 
 def _summed(

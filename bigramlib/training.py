@@ -11,7 +11,7 @@ import gc
 import logging
 import math
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -67,17 +67,14 @@ def find_subnetwork(
     """
     config = config or SparsifyConfig.suited(model, target)
     model.check_vocabulary(corpus)
-    facts = {
-        "weights_hash": model.weights_hash,
-        "target_hash": target.hash,
-        "corpus_hash": corpus.hash,
-        "config": asdict(config),
-    }
-    key = content_hash(*facts.values(), "mask training 1")[:24]
-    file = store_folder("subnetworks") / f"{key}.safetensors"
+    model.check_length(config.sequence_length)
+    model.forget_hashes()
+    facts = _facts(model, target, corpus, config)
+    file = store_folder("subnetworks") / f"{_key(facts)}.safetensors"
     with locked(file):
         if stored := _stored(file, facts):
             return stored
+        _tell_of_earlier(file, facts)
         checkpoint = Checkpoint(store_folder("unfinished") / file.name)
         run, state = checkpoint.load() or (Run(), None)
         for attempt in range(run.attempt, config.attempts):
@@ -86,6 +83,12 @@ def find_subnetwork(
             subnetwork = _train(model, target, corpus, config, run, state, checkpoint)
             if not is_unstable(run.losses):
                 break
+        model.forget_hashes()
+        if _facts(model, target, corpus, config) != facts:
+            raise ValueError(
+                f"The model {model.name!r} was changed while its mask was trained, so nothing was stored; load it anew, and "
+                "leave it alone meanwhile."
+            )
         provenance = {
             "model": model.name,
             "corpus": corpus.name,
@@ -100,6 +103,22 @@ def find_subnetwork(
         subnetwork.save(file)
         checkpoint.remove()
     return subnetwork
+
+
+def _facts(model: LanguageModel, target: Target, corpus: TokenCorpus, config: SparsifyConfig) -> dict:
+    """What a run depends on."""
+    found = model.facts()
+    facts = {
+        "weights_hash": found["weights_hash"],
+        "target_hash": target.hash,
+        "corpus_hash": corpus.hash,
+        "config": config.facts(),
+    }
+    return facts if "model_hash" not in found else facts | {"model_hash": found["model_hash"]}
+
+
+def _key(facts: dict) -> str:
+    return content_hash(*facts.values(), "mask training 1")[:24]
 
 
 def _stored(file: Path, facts: dict) -> Subnetwork | None:
@@ -118,23 +137,35 @@ def _stored(file: Path, facts: dict) -> Subnetwork | None:
     return found
 
 
+def _tell_of_earlier(file: Path, facts: dict) -> None:
+    """Say so where a version that knew models by their weights alone has left the subnetwork of a run."""
+    earlier = file.with_name(f"{_key({name: value for name, value in facts.items() if name != 'model_hash'})}.safetensors")
+    if earlier != file and earlier.exists():
+        log.warning(
+            "%r was found by an earlier version in a model of these weights, but does not say of which configuration and "
+            "tokenizer, so the mask is trained again; Subnetwork.load reads the file as it is.",
+            str(earlier),
+        )
+
+
 def is_unstable(losses: list[float]) -> bool:
-    """Whether a loss jumped and stayed up (the release's rule).
+    """Whether a cross-entropy (nats, by step) jumped and stayed up (the release's rule).
 
-    A jump is a rise by 0.25, or by a quarter, over the mean of the 10 steps before; it is forgiven if that mean is reached
-    again 100 steps before the end.
+    A jump is a rise by 0.25, or by a quarter, over the mean of the 10 steps before (of all before, where they are fewer), from
+    the second step on; it is forgiven if that mean is reached again 100 steps before the end.
     """
-    curve = np.asarray(losses)
-    if len(curve) < 11:
-        return False
-    before = np.convolve(curve, np.full(10, 0.1), mode="valid")[:-1]
-    jumps = np.flatnonzero((curve[10:] > before + 0.25) | (curve[10:] > before * 1.25))
-    if len(jumps) == 0:
-        return False
+    curve = np.asarray(losses, dtype=float)
+    steps = np.arange(1, len(curve))
+    sums = np.concatenate([[0.0], np.cumsum(curve)])
+    first = np.maximum(0, steps - 10)
+    before = (sums[steps] - sums[first]) / (steps - first)
+    jumps = np.flatnonzero((curve[1:] > before + 0.25) | (curve[1:] > before * 1.25))
     settled = curve[: max(0, len(curve) - 100)]
-    return any(not (settled[10 + jump :] <= before[jump]).any() for jump in jumps)
+    return any(not (settled[1 + jump :] <= before[jump]).any() for jump in jumps)
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def _train(
     model: LanguageModel,
     target: Target,
@@ -146,7 +177,7 @@ def _train(
 ) -> Subnetwork:
     """Go on with a run, which records how, to its end; returns the subnetwork with its history."""
     generator = np.random.default_rng([config.seed, run.attempt])
-    draw = batches(corpus, config, generator)
+    draw = batches(corpus, config, generator, run.step)
     gates = _Gates(model, config)
     steps = _Steps(model, target.bind(model), gates, config, run)
     if state is not None:
@@ -160,8 +191,8 @@ def _train(
             ids, weights = (part.to(model.device) for part in draw())
             gates.close(run.beta)
             with gradients_watched(gates.masked, model) if run.step == 0 else nullcontext():
-                kl = steps.take(ids, weights)
-            run.losses.append(kl + config.sparsity_penalty * gates.mean())
+                kl, entropy = steps.take(ids, weights)
+            run.losses.append(kl + entropy)
             run.beta *= growth
             run.step += 1
             progress.update()
@@ -191,8 +222,12 @@ class _Steps:
     config: SparsifyConfig
     run: Run
 
-    def take(self, ids: Int[Tensor, "batch pos"], weights: Float[Tensor, "batch pos"]) -> float:
-        """Update the gates by a batch and return its KL, nats; where memory runs out, in twice as many passes from then on."""
+    def take(self, ids: Int[Tensor, "batch pos"], weights: Float[Tensor, "batch pos"]) -> tuple[float, float]:
+        """Update the gates by a batch; where memory runs out, in twice as many passes from then on.
+
+        Returns:
+            (KL, entropy): means over the batch of the KL to the target and of the target's entropy (0 if not known), nats.
+        """
         run = self.run
         while True:
             try:
@@ -218,15 +253,17 @@ class _Steps:
                 math.ceil(len(ids) / run.passes),
             )
 
-    def _passes(self, ids: Int[Tensor, "batch pos"], weights: Float[Tensor, "batch pos"]) -> float:
+    def _passes(self, ids: Int[Tensor, "batch pos"], weights: Float[Tensor, "batch pos"]) -> tuple[float, float]:
         """The batch in `run.passes` forward and backward passes, of which the last updates the gates."""
         model, gates, passes, step = self.model, self.gates, self.run.passes, self.run.step + 1
         gates.await_gradients(passes)
-        total = 0.0
+        total = entropy = 0.0
+        entropy_of = getattr(self.divergence, "entropy", torch.zeros_like)
         for part, part_weights in zip(ids.tensor_split(passes), weights.tensor_split(passes), strict=True):
             with torch.autocast(model.device.type, torch.bfloat16, enabled=self.config.dtype == torch.bfloat16):
                 hidden = gates.hidden(part)
                 kl = (self.divergence(part, hidden) * part_weights).sum()
+                entropy += (entropy_of(part) * part_weights).sum().item()
             total += kl.item()
             if not math.isfinite(total):
                 check_finite(model.maskable, model.name)
@@ -240,7 +277,7 @@ class _Steps:
                     "target must sum to 1, and its own entropy must be subtracted."
                 )
             kl.backward()
-        return total
+        return total, entropy
 
 
 def is_out_of_memory(error: BaseException) -> bool:

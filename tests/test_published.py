@@ -139,12 +139,13 @@ def test_other_contents_are_refused(tmp_path, content):
         read_pickle(path)
 
 
-def test_a_subnetwork_of_another_model_is_refused(published, tokenizer):
+def test_a_subnetwork_of_another_model_is_refused_but_the_name_of_a_folder_says_nothing(published, tokenizer):
     model, subnetwork, path = published
     save_published(subnetwork, "EleutherAI/pythia-160m", path)
     with pytest.raises(ValueError, match="is a subnetwork of 'EleutherAI/pythia-160m', but the model is 'tiny"):
         load_published(path, model)
     assert load_published(path, LanguageModel("pythia-160m@step3000", model.hf, tokenizer)).hash == subnetwork.hash
+    assert load_published(path, LanguageModel(str(path.parent), model.hf, tokenizer)).hash == subnetwork.hash
     path.write_bytes(pickle.dumps({name: mask.numpy()[1:] for name, mask in subnetwork.masks.items()}))
     with pytest.raises(ValueError, match=r"but in 'tiny .*' it is \("):
         load_published(path, model)

@@ -22,7 +22,7 @@ from bigramlib.training import is_unstable
 
 
 def trained(model, target, corpus, config) -> tuple[Subnetwork, list[float]]:
-    """One run from its beginning: the subnetwork and the loss of each step."""
+    """One run from its beginning: the subnetwork and the cross-entropy of each step."""
     run = Run()
     return training._train(model, target, corpus, config, run, None, Checkpoint(store_folder("unfinished") / "run")), run.losses
 
@@ -55,7 +55,8 @@ def test_steps_equal_hand_written_ones(tokenizer, corpus, table, flattening, log
         loss.backward()
         optimizer.step()
         beta *= 2.0
-        expected_losses.append(loss.item())
+        cross_entropy = -(dense * own.log_softmax(-1).flatten(0, 1)).sum(-1)
+        expected_losses.append((cross_entropy * weights.flatten()).sum().item())
     assert np.allclose(losses, expected_losses, rtol=1e-4)
     agreement = [(found.masks[name] == (value > 0)).float().mean() for name, value in logits.items()]
     assert min(agreement) > 0.99
@@ -203,7 +204,8 @@ def test_the_paper_schedule_is_the_release_recipe():
     assert config.learning_rate == 5e-5
     assert config.final_beta ** (1 / config.steps) == pytest.approx(1.001)
     assert config.flattening is None
-    assert config.attempts == 4
+    assert not config.with_replacement
+    assert config.attempts == 3
 
 
 def test_unstable_runs_are_tried_again_with_another_shuffle(model, table, corpus, monkeypatch):
@@ -227,8 +229,26 @@ FALLING = list(np.linspace(5.0, 1.0, 300))
         (FALLING[:150] + [9.0] * 100 + [1.0] * 101, False),
         ([0.1] * 50 + [0.13] * 200, True),
         ([1.0] * 5, False),
+        ([3.0] + [4.0] * 60, True),
+        ([3.0, 4.0] + [3.0] * 200, False),
+        ([3.0, 2.9, 3.3], True),
+        ([4.0], False),
+        ([], False),
     ],
-    ids=["falls", "spike", "jump that stays", "recovers too late", "recovers in time", "rise by a quarter", "too short"],
+    ids=[
+        "falls",
+        "spike",
+        "jump that stays",
+        "recovers too late",
+        "recovers in time",
+        "rise by a quarter",
+        "even",
+        "jump at the second step",
+        "spike at the second step",
+        "jump of a short run",
+        "one step",
+        "none",
+    ],
 )
 def test_instability_is_a_jump_that_is_not_made_good(curve, unstable):
     assert is_unstable(curve) is unstable
@@ -433,3 +453,126 @@ def test_a_dead_layer_is_named_and_logits_that_are_all_equal_are_refused(tokeniz
     model.hf.get_output_embeddings().weight.zero_()
     with pytest.raises(FloatingPointError, match="No weight of 'tiny llama' changes the loss: its logits are the same"):
         find_subnetwork(model, table, corpus, QUICK)
+
+
+@pytest.mark.parametrize("around", [torch.no_grad, torch.inference_mode])
+def test_gradients_switched_off_around_a_search_change_nothing(model, table, corpus, monkeypatch, tmp_path, around):
+    found = find_subnetwork(model, table, corpus, QUICK)
+    monkeypatch.setenv("BIGRAMLIB_STORE", str(tmp_path / "another"))
+    with around():
+        again = find_subnetwork(model, table, corpus, QUICK)
+    assert again.hash == found.hash
+
+
+def test_settings_may_be_numbers_of_numpy_or_texts_of_yaml(model, table, corpus, monkeypatch):
+    given = SparsifyConfig(
+        np.float32(1), steps=np.int64(30), batch_size=2.0, sequence_length="16", learning_rate="5e-2", seed=np.uint8(0)
+    )
+    assert given == QUICK and all(type(value) in (int, float, bool, str, type(None)) for value in vars(given).values())
+    found = find_subnetwork(model, table, corpus, given)
+    monkeypatch.setattr(training, "_train", None)
+    assert find_subnetwork(model, table, corpus, QUICK).hash == found.hash
+
+
+def test_without_replacement_each_sequence_comes_once_and_a_run_goes_on_where_it_was(corpus):
+    config = replace(QUICK, flattening=None, with_replacement=False, batch_size=3)
+    whole = len(corpus) // config.sequence_length
+    draw = training.batches(corpus, config, np.random.default_rng([0, 0]))
+    drawn = np.concatenate([draw()[0].numpy() for _ in range(2 * whole)])
+    text = np.asarray(corpus.ids)[: whole * config.sequence_length].reshape(whole, -1)
+    first, second, third = drawn[:whole], drawn[whole : 2 * whole], drawn[2 * whole : 3 * whole]
+    for part in (first, second, third):
+        assert sorted(map(tuple, part)) == sorted(map(tuple, text))
+    assert not np.array_equal(first, text) and not np.array_equal(first, second)
+    on = training.batches(corpus, config, np.random.default_rng([0, 0]), begun=whole)
+    assert np.array_equal(on()[0].numpy(), drawn[3 * whole : 3 * whole + 3])
+    another = training.batches(corpus, config, np.random.default_rng([0, 1]))
+    assert not np.array_equal(another()[0].numpy(), drawn[:3])
+
+
+def test_an_interrupted_run_without_replacement_ends_with_the_same_bits(model, table, corpus, monkeypatch, tmp_path):
+    config = replace(QUICK, flattening=None, with_replacement=False)
+    whole = find_subnetwork(model, table, corpus, config)
+    monkeypatch.setenv("BIGRAMLIB_STORE", str(tmp_path / "another"))
+    monkeypatch.setattr("bigramlib.resume.EVERY_STEPS", 1)
+    monkeypatch.setattr("bigramlib.resume.WRITING_SHARE", 1e9)
+    steps = training._Steps.take
+
+    def interrupted(self, *arguments):
+        if self.run.step == 17:
+            raise KeyboardInterrupt
+        return steps(self, *arguments)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(training._Steps, "take", interrupted)
+        find_subnetwork(model, table, corpus, config)
+    assert find_subnetwork(model, table, corpus, config).hash == whole.hash
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_steps_of_more_tokens_than_the_text_has_kinds_draw_in_proportion_to_the_power(power):
+    probability = np.random.default_rng(0).dirichlet(np.full(20, 2.0))
+    drawn = np.zeros(20)
+    for seed in range(200):
+        tokens, _ = flattened_sample(probability, power, 100, np.random.default_rng(seed))
+        drawn += np.bincount(tokens, minlength=20)
+    expected = probability**power / (probability**power).sum()
+    assert np.allclose(drawn / drawn.sum(), expected, rtol=0.05)
+
+
+def test_stability_is_judged_on_the_cross_entropy_of_every_kind_of_target(model, table, corpus):
+    config = replace(QUICK, steps=2, flattening=None)
+    for target in (table, ModelTarget(model)):
+        _, losses = trained(model, target, corpus, config)
+        ids, _ = training.batches(corpus, config, np.random.default_rng([config.seed, 0]))()
+        with torch.no_grad():
+            logits = model.unembed(model.hidden(ids))
+            dense = (
+                logits.softmax(-1)
+                if target is not table
+                else torch.from_numpy(table.probabilities(ids.flatten().numpy())).float().view_as(logits)
+            )
+            half = model.hidden(ids, {name: weight / 2 for name, weight in model.maskable.items()})
+            expected = -(dense * model.unembed(half).log_softmax(-1)).sum(-1).mean()
+        assert losses[0] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_a_target_without_an_entropy_is_judged_by_its_kl(model, table, corpus):
+    class Bare:
+        reads_context, hash = False, "bare"
+
+        def bind(self, model):
+            bound = table.bind(model)
+            return lambda ids, hidden: bound(ids, hidden)
+
+    config = replace(QUICK, steps=2, flattening=None)
+    _, bare = trained(model, Bare(), corpus, config)
+    _, whole = trained(model, table, corpus, config)
+    ids, weights = training.batches(corpus, config, np.random.default_rng([config.seed, 0]))()
+    assert bare[0] + float((table.bind(model).entropy(ids) * weights).sum()) == pytest.approx(whole[0])
+
+
+def test_a_model_edited_while_its_mask_is_trained_stores_nothing(tokenizer, table, corpus, monkeypatch):
+    model = build("gpt_neox", tokenizer)
+    original = training._train
+
+    def editing(*arguments):
+        found = original(*arguments)
+        next(iter(model.maskable.values())).data.mul_(2)
+        return found
+
+    monkeypatch.setattr(training, "_train", editing)
+    with pytest.raises(ValueError, match="was changed while its mask was trained, so nothing was stored"):
+        find_subnetwork(model, table, corpus, QUICK)
+    assert not list(store_folder("subnetworks").iterdir())
+
+
+def test_a_subnetwork_of_an_earlier_version_on_weights_alone_is_told_of_and_not_taken(model, table, corpus, caplog):
+    found = find_subnetwork(model, table, corpus, QUICK)
+    facts = {name: value for name, value in found.provenance.items() if name != "model_hash"}
+    key = training._key({name: facts[name] for name in ("weights_hash", "target_hash", "corpus_hash", "config")})
+    (file,) = store_folder("subnetworks").iterdir()
+    replace(found, provenance=facts).save(file.with_name(f"{key}.safetensors"))
+    file.unlink()
+    assert find_subnetwork(model, table, corpus, QUICK).provenance["model_hash"] == model.hash
+    assert f"{key}.safetensors' was found by an earlier version" in caplog.text

@@ -1,0 +1,73 @@
+"""What makes a model the model it is: weights, configuration, vocabulary, and what its tokenizer puts before every text."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from transformers import PretrainedConfig, PreTrainedModel
+
+from bigramlib.store import content_hash, tensors_hash
+
+if TYPE_CHECKING:
+    from bigramlib.models import LanguageModel
+
+IRRELEVANT = frozenset({
+    "_attn_implementation", "_name_or_path", "architectures", "attention_dropout", "attention_probs_dropout_prob", "attn_pdrop",
+    "auto_map", "bos_token_id", "classifier_dropout", "dtype", "embd_pdrop", "eos_token_id", "hidden_dropout", "id2label",
+    "initializer_range", "label2id", "output_attentions", "output_hidden_states", "pad_token_id", "problem_type", "resid_pdrop",
+    "return_dict", "torch_dtype", "transformers_version", "use_cache", "vocab_size",
+})  # fmt: skip
+"""Fields of a configuration that the forward pass of a frozen model does not depend on, or that its weights show."""
+
+KNOWN_BY_WEIGHTS = {"78bd3ae5a8632dc333181b082db437635aab7f629a74bf467a57e4cc2f28fb22": "mini, at every checkpoint"}
+"""Hashes of all but the weights of the models that came with version 0.1, which knew a model by its weights alone: with just
+this configuration and tokenizer they keep that identity, and so what was found in them."""
+
+
+def identity(model: LanguageModel) -> str:
+    """SHA-256 (hex) of all that a model's predictions depend on."""
+    facts = beside_weights(model)
+    return model.weights_hash if facts in KNOWN_BY_WEIGHTS else content_hash("model", model.weights_hash, facts)
+
+
+def beside_weights(model: LanguageModel) -> str:
+    """SHA-256 (hex) of what a model's predictions depend on beside its weights."""
+    kept = set(model.hf.state_dict())
+    buffers = {name: buffer for name, buffer in model.hf.named_buffers() if name in kept}
+    built, now = model.__dict__["built"], build_hash(model.hf)
+    edited = None if now == built else now
+    return content_hash(configuration(model.hf.config), tensors_hash(buffers), edited, model.prefix, model.tokenizer_hash)
+
+
+def configuration(config: PretrainedConfig) -> dict:
+    """The fields that the forward pass depends on, where they are not their architecture's default, as JSON-able values.
+
+    So a field that a later version of transformers adds, at its default, leaves the identity as it was.
+    """
+    default = type(config)().to_dict()
+    chosen = {
+        name: value
+        for name, value in config.to_dict().items()
+        if name not in IRRELEVANT and (name not in default or default[name] != value)
+    }
+    return json.loads(json.dumps(chosen | {"model_type": config.model_type}, sort_keys=True, default=str))
+
+
+def build_hash(hf: PreTrainedModel) -> str:
+    """SHA-256 (hex) of a model's modules and buffers, which tells whether they are still those that it was built with.
+
+    Frequencies of rotary embeddings that the forward pass itself replaces, by the length of the text, are left out.
+    """
+    passing = {
+        f"{name}.{part}"
+        for name, module in hf.named_modules()
+        if any(kind in str(getattr(module, "rope_type", "")) for kind in ("dynamic", "longrope"))
+        for part, _ in module.named_buffers()
+    }
+    return content_hash(str(hf), tensors_hash({name: part for name, part in hf.named_buffers() if name not in passing}))
+
+
+def weights_state(hf: PreTrainedModel) -> list[tuple[int, int]]:
+    """What tells of changes of weights in place, without reading them: where each lies, and torch's count of its changes."""
+    return [(parameter.data_ptr(), parameter._version) for parameter in hf.parameters()]
