@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.utils import are_progress_bars_disabled
 from safetensors import SafetensorError, safe_open
 from transformers import (
     CONFIG_MAPPING,
@@ -183,9 +184,11 @@ def check_whole(hf: PreTrainedModel, report: Mapping[str, Any], name: str, remed
 @contextmanager
 def quiet() -> Iterator[None]:
     """Within the context transformers neither warns nor shows progress: what it would report is refused in one sentence."""
-    level, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    level = logging.get_verbosity()
+    shown = logging.is_progress_bar_enabled() and not are_progress_bars_disabled()  # one switch of transformers turns both
     logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    if shown:
+        logging.disable_progress_bar()
     try:
         yield
     finally:
