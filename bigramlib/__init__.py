@@ -4,7 +4,8 @@ __version__ = "0.1.0"
 
 from bigramlib.corpus import TokenCorpus, load_corpus
 from bigramlib.evaluate import Evaluation, ablate, evaluate, frontier
-from bigramlib.models import LanguageModel, load_model, randomly_initialized
+from bigramlib.loading import load_model, randomly_initialized
+from bigramlib.models import LanguageModel
 from bigramlib.subnetwork import Subnetwork
 from bigramlib.targets import BigramTable, ModelTarget
 from bigramlib.training import SparsifyConfig, find_subnetwork

@@ -12,7 +12,7 @@ import torch
 from bigramlib.claims import claims_table
 from bigramlib.corpus import check_source
 from bigramlib.figures import figure_folder
-from bigramlib.models import load_model
+from bigramlib.loading import load_model
 from bigramlib.store import written_whole
 
 

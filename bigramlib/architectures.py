@@ -7,8 +7,8 @@ from functools import cached_property
 
 import numpy as np
 from jaxtyping import Int
-from torch import Tensor
-from transformers import PretrainedConfig
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
 
 ATTENTION_COMPONENTS = ("q", "k", "v", "o")
 WRITING_COMPONENTS = ("o", "mlp out")
@@ -96,6 +96,15 @@ _LAYOUTS: dict[str, _Layout] = {
 }  # fmt: skip
 
 
+def check_known(model_type: str) -> None:
+    """Raise ValueError unless this is an architecture whose layout is known here."""
+    if model_type not in _LAYOUTS:
+        raise ValueError(
+            f"The architecture {model_type!r} is not known; known are {', '.join(sorted(_LAYOUTS))}; to use another one, add "
+            "its layout to bigramlib/architectures.py."
+        )
+
+
 @dataclass(frozen=True)
 class Architecture:
     """The shape of a model, enough to find every head and MLP dimension in its parameters."""
@@ -114,11 +123,7 @@ class Architecture:
         Raises:
             ValueError: an architecture whose layout is not known here.
         """
-        if config.model_type not in _LAYOUTS:
-            raise ValueError(
-                f"The architecture {config.model_type!r} is not known; known are {', '.join(sorted(_LAYOUTS))}. "
-                "Add its layout to bigramlib/architectures.py."
-            )
+        check_known(config.model_type)
         heads = config.num_attention_heads
         return cls(
             model_type=config.model_type,
@@ -170,6 +175,13 @@ class Architecture:
         """The maskable parameters of the first `layers` layers (all, if not given), with or without attention."""
         parts = [part for part in self.components if layers is None or part.layer < layers]
         return tuple(dict.fromkeys(p.parameter for p in parts if attention or p.name not in ATTENTION_COMPONENTS))
+
+    def add_fused_biases(self, hf: PreTrainedModel) -> None:
+        """Give fused QKV matrices that have no bias one of zeros, in place: TransformerLens cannot split them without."""
+        for component in self.components:
+            matrix = hf.get_submodule(component.parameter.removesuffix(".weight"))
+            if _LAYOUTS[self.model_type].fused and component.name == "q" and matrix.bias is None:
+                matrix.bias = nn.Parameter(matrix.weight.new_zeros(matrix.weight.shape[component.axis]))
 
     @property
     def final_norm(self) -> str:

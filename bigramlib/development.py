@@ -9,7 +9,7 @@ import pandas as pd
 
 from bigramlib.corpus import TokenCorpus
 from bigramlib.evaluate import MAX_TOKENS, evaluate
-from bigramlib.models import load_model
+from bigramlib.loading import load_model
 from bigramlib.overlap import overlap_test
 from bigramlib.progress import tqdm
 from bigramlib.targets import BigramTable

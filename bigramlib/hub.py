@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,7 +72,7 @@ def upload(subnetwork: Subnetwork, repo: str, private: bool, token: str | None) 
 
 def found(source: str | Path, revision: str | None) -> Path:
     """The subnetwork file of a folder or a hub repository."""
-    folder = Path(source).expanduser()
+    folder = Path(os.path.expanduser(source))  # noqa: PTH111 (a home that is not known is no error)
     return folder / FILE if folder.is_dir() else downloaded(str(source), FILE, revision)
 
 

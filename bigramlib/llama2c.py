@@ -33,8 +33,7 @@ def convert(file: Path, folder: Path) -> None:
     except (struct.error, ValueError, MemoryError) as error:
         raise ValueError(f"{file.name!r} is not a whole llama2.c checkpoint with its tokenizer: {error}.") from None
     model = LlamaForCausalLM(config)
-    model.load_state_dict(weights, strict=False)
-    model.tie_weights()
+    model.load_state_dict(weights)
     model.save_pretrained(folder)
     _tokenizer(pieces).save_pretrained(folder)
 
@@ -84,7 +83,8 @@ def _read_weights(data: memoryview) -> tuple[LlamaConfig, dict[str, torch.Tensor
         "mlp.up_proj": read(layers, mlp_size, width),
     }
     weights = {f"model.layers.{layer}.{name}.weight": part[layer] for name, part in stacked.items() for layer in range(layers)}
-    weights |= {"model.embed_tokens.weight": embedding, "model.norm.weight": read(width)}
+    weights |= dict.fromkeys(("model.embed_tokens.weight", "lm_head.weight"), embedding)
+    weights["model.norm.weight"] = read(width)
     read(2, context, head_size // 2)
     return config, weights, place
 

@@ -1,4 +1,4 @@
-"""Frozen fp32 language models: loading them, running them with masked weights, and bridging them to TransformerLens."""
+"""Frozen fp32 language models: running them with masked weights, and bridging them to TransformerLens."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import takewhile
 from pathlib import Path
@@ -16,23 +16,20 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.func import functional_call
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from bigramlib import llama2c, vocabulary
+from bigramlib import vocabulary
 from bigramlib.architectures import WRITING_COMPONENTS, Architecture
-from bigramlib.checkpoints import load_checkpoint
 from bigramlib.corpus import EVALUATION_SHARE, SELF, TokenCorpus, load_corpus, stored_corpus, tokenizer_hash
 from bigramlib.identity import build_hash, identity, weights_state
-from bigramlib.packaged import PACKAGED, packaged_model
 from bigramlib.progress import tqdm
-from bigramlib.store import ASSETS, tensors_hash
+from bigramlib.store import tensors_hash
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
     from bigramlib.targets import BigramTable
 
-EMBEDDED = ("mini",)
 RANDOM = " (random"
 """In the name of a randomly initialised control."""
 SELF_TOKENS = 200_000
@@ -355,6 +352,7 @@ class LanguageModel:
         from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 
         hf = copy.deepcopy(self.hf)
+        self.architecture.add_fused_biases(hf)
         hf.config.architectures = [type(hf).__name__]
         return build_bridge_from_module(hf, type(hf).__name__, hf_config=hf.config, tokenizer=None)
 
@@ -404,54 +402,6 @@ def check_finite(weights: Mapping[str, Tensor], name: str) -> None:
             )
 
 
-def load_model(name: str | Path, device: str = "cpu") -> LanguageModel:
-    """Load a frozen fp32 language model.
-
-    Args:
-        name: "mini" (the embedded model) or one of its checkpoints ("mini@step256"); a pretrained model that pip or npm can
-            bring ("stories15m", "smollm2-135m-instruct", "gemma-3-270m"); a local folder in Hugging Face format; a .gguf
-            file; or a hub id, optionally with a revision ("EleutherAI/pythia-160m@step3000").
-        device: where to put it.
-
-    Raises:
-        ValueError: there is no such model or checkpoint, or its architecture is not known.
-    """
-    name = str(name)
-    stem, _, revision = name.partition("@")
-    path = Path(name).expanduser()
-    if stem in EMBEDDED:
-        model = _load_embedded(stem, revision)
-    elif name in PACKAGED:
-        model = _load_pretrained(str(packaged_model(name, _convert)), None, name)
-    elif path.suffix == ".gguf" and path.is_file():
-        model = _load_gguf(path)
-    elif path.is_dir():
-        model = _load_pretrained(str(path), None, name)
-    else:
-        model = _load_pretrained(stem, revision or None, name)
-    return model.to(device)
-
-
-def checkpoint_names(name: str) -> dict[int, str]:
-    """The pretraining checkpoints of an embedded model as names for `load_model`, by step; any other model is its own last."""
-    if name in EMBEDDED:
-        return {step: f"{name}@step{step}" for step in _embedded_steps(name)}
-    return {0: name}
-
-
-def randomly_initialized(model: LanguageModel, seed: int = 0, keep_embeddings: bool = False) -> LanguageModel:
-    """A model of the same shape with fresh random weights, optionally with the trained (un)embeddings (paper's control)."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        hf = AutoModelForCausalLM.from_config(copy.deepcopy(model.hf.config), dtype=torch.float32)
-    if keep_embeddings:
-        with torch.no_grad():
-            for side in ("get_input_embeddings", "get_output_embeddings"):
-                getattr(hf, side)().weight.copy_(getattr(model.hf, side)().weight)
-    suffix = ", trained embeddings" if keep_embeddings else ""
-    return replace(model, name=f"{model.name}{RANDOM}{suffix}, seed {seed})", hf=hf).to(model.device)
-
-
 def _bias(bias: Tensor | None, hidden_states: Tensor) -> Tensor:
     """The forward pass of an MLP whose weights are all zero."""
     nothing = torch.zeros_like(hidden_states)
@@ -461,64 +411,3 @@ def _bias(bias: Tensor | None, hidden_states: Tensor) -> Tensor:
 def _attention_bias(bias: Tensor | None, hidden_states: Tensor, *_: object, **__: object) -> tuple[Tensor, None]:
     """The forward pass of an attention block whose weights are all zero."""
     return _bias(bias, hidden_states), None
-
-
-def _load_embedded(stem: str, revision: str) -> LanguageModel:
-    folder = ASSETS / stem
-    steps = _embedded_steps(stem)
-    step = revision.removeprefix("step") or str(steps[-1])
-    if step not in map(str, steps):
-        raise ValueError(
-            f"The embedded model {stem!r} has no checkpoint {revision!r}; use one of {', '.join(f'step{s}' for s in steps)}."
-        )
-    hf = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=torch.float32)
-    hf.load_state_dict(load_checkpoint(folder / f"step{step}.safetensors"), strict=False)
-    hf.tie_weights()
-    return LanguageModel(f"{stem}@{revision}" if revision else stem, hf, AutoTokenizer.from_pretrained(folder))
-
-
-def _embedded_steps(stem: str) -> list[int]:
-    return sorted(int(file.stem.removeprefix("step")) for file in (ASSETS / stem).glob("step*.safetensors"))
-
-
-def _convert(file: Path, folder: Path) -> None:
-    """Write the model file of a package as a Hugging Face folder."""
-    if file.suffix == ".gguf":
-        model = _load_gguf(file)
-        model.hf.save_pretrained(folder)
-        model.tokenizer.save_pretrained(folder)
-    else:
-        llama2c.convert(file, folder)
-
-
-def _load_gguf(path: Path) -> LanguageModel:
-    from transformers import GgufConfig
-
-    folder, options = path.parent, {"gguf_file": path.name}
-    try:
-        Architecture.of(AutoConfig.from_pretrained(folder, **options))
-        hf = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True), **options
-        )
-        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-    except Exception as error:
-        raise ValueError(
-            f"{str(path)!r} cannot be read as a GGUF model ({error}); load the Hugging Face model that it was made from."
-        ) from error
-    return LanguageModel(str(path), hf, tokenizer)
-
-
-def _load_pretrained(source: str, revision: str | None, name: str) -> LanguageModel:
-    options = {"revision": revision} if revision else {}
-    try:
-        Architecture.of(AutoConfig.from_pretrained(source, **options))
-        hf = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, **options)
-        tokenizer = AutoTokenizer.from_pretrained(source, **options)
-    except OSError as error:
-        raise ValueError(
-            f"There is no model {name!r}: it is not embedded ({', '.join(EMBEDDED)}), not packaged "
-            f"({', '.join(PACKAGED)}), not a local model folder or .gguf file, "
-            f"and the Hugging Face hub did not give it ({str(error).splitlines()[0]}). Check its name, the network "
-            "and, if it is gated, that you are logged in (hf auth login)."
-        ) from None
-    return LanguageModel(name, hf, tokenizer)

@@ -10,7 +10,8 @@ import pandas as pd
 from bigramlib.corpus import TokenCorpus
 from bigramlib.evaluate import ablate, frontier, smallest_reaching
 from bigramlib.lenses import lens_report
-from bigramlib.models import RANDOM, LanguageModel, load_model
+from bigramlib.loading import load_model
+from bigramlib.models import RANDOM, LanguageModel
 from bigramlib.residual import ResidualMoments
 from bigramlib.store import store_folder
 from bigramlib.subnetwork import Subnetwork

@@ -6,12 +6,13 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import PADDED, VOCABULARY, build, token_ids
+from conftest import PADDED, SHAPE, VOCABULARY, build, token_ids
 from gguf import GGUFWriter
+from transformers import AutoModelForCausalLM, GPTNeoXConfig
 
 from bigramlib import LanguageModel, Subnetwork, load_model, randomly_initialized
 from bigramlib.checkpoints import load_checkpoint
-from bigramlib.models import checkpoint_names
+from bigramlib.loading import checkpoint_names
 from bigramlib.store import ASSETS
 
 
@@ -39,6 +40,15 @@ def test_the_bridge_shows_the_model_and_its_subnetwork(tokenizer, architecture):
         logits, cache = bridge.run_with_cache(ids)
         assert torch.allclose(logits, expected, atol=1e-4)
         assert cache["blocks.0.hook_resid_pre"].shape == (*ids.shape, model.hf.config.hidden_size)
+
+
+def test_the_bridge_shows_a_model_without_attention_biases_and_leaves_it_without(tokenizer):
+    torch.manual_seed(0)
+    config = GPTNeoXConfig(**SHAPE, intermediate_size=24, max_position_embeddings=64, attention_bias=False)
+    model = LanguageModel("without biases", AutoModelForCausalLM.from_config(config), tokenizer)
+    before = set(dict(model.hf.named_parameters()))
+    assert torch.allclose(model.bridge()(token_ids()), model.hf(token_ids()).logits, atol=1e-4)
+    assert set(dict(model.hf.named_parameters())) == before
 
 
 def test_a_skipped_block_writes_what_it_writes_without_its_weights(any_model):
@@ -121,6 +131,19 @@ def test_random_initialisation_keeps_only_the_embeddings_it_is_told_to(any_model
     assert torch.equal(
         randomly_initialized(any_model, seed=3).maskable[name], randomly_initialized(any_model, seed=3).maskable[name]
     )
+
+
+def test_random_initialisation_keeps_embeddings_of_positions_and_an_untied_unembedding(tokenizer):
+    model = build("gpt2", tokenizer)
+    model.hf.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.hf.lm_head.weight))
+    kept = randomly_initialized(model, keep_embeddings=True).hf
+    assert torch.equal(kept.transformer.wte.weight, model.hf.transformer.wte.weight)
+    assert torch.equal(kept.transformer.wpe.weight, model.hf.transformer.wpe.weight)
+    assert torch.equal(kept.lm_head.weight, model.hf.lm_head.weight)
+    assert not torch.equal(randomly_initialized(model).hf.transformer.wpe.weight, model.hf.transformer.wpe.weight)
+    tied = build("gpt2", tokenizer)
+    fresh = randomly_initialized(tied, keep_embeddings=True).hf
+    assert fresh.lm_head.weight is fresh.transformer.wte.weight
 
 
 def test_sampling_continues_the_prompt_and_follows_its_seed(any_model):
