@@ -21,7 +21,12 @@ IRRELEVANT = frozenset({
 })  # fmt: skip
 """Fields of a configuration that the forward pass of a frozen model does not depend on, or that its weights show."""
 
-KNOWN_BY_WEIGHTS = {"78bd3ae5a8632dc333181b082db437635aab7f629a74bf467a57e4cc2f28fb22": "mini, at every checkpoint"}
+KNOWN_BY_WEIGHTS = {
+    "78bd3ae5a8632dc333181b082db437635aab7f629a74bf467a57e4cc2f28fb22": "mini, at every checkpoint",
+    "c67c8bac7448f7711bc2e0578b74f631b2953ec7026dcf7fac412ed491e14b0e": "stories15m",
+    "dd95eece1b88281f3982c8ca754cdd931a50034502a6607ce9126d502536c691": "smollm2-135m-instruct",
+    "a0c1063ecbed0a6f059d1bff08c8c1dd4e23c5d96e126dc9d1ec1084aa494bda": "gemma-3-270m",
+}
 """Hashes of all but the weights of the models that came with version 0.1, which knew a model by its weights alone: with just
 this configuration and tokenizer they keep that identity, and so what was found in them."""
 
