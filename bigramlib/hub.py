@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from huggingface_hub import HfApi, ModelCard, ModelCardData, hf_hub_download
 
-from bigramlib.store import written_whole
+from bigramlib.disk import UNWRITABLE, reason, said, written_whole
 
 if TYPE_CHECKING:
     from bigramlib.subnetwork import Subnetwork
 
 FILE = "subnetwork.safetensors"
+LOCAL = UNWRITABLE | {errno.EACCES, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE}
+"""Errors of this machine, not of the network."""
 CARD = """---
 {data}
 ---
@@ -80,10 +83,15 @@ def downloaded(repo: str, file: str, revision: str | None) -> Path:
 
     Raises:
         ValueError: it could not be had.
+        OSError: the hub's cache cannot be read or written.
     """
     try:
         return Path(hf_hub_download(repo, file, revision=revision))
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in LOCAL:
+            raise said(
+                error, f"{file!r} of {repo!r} could not be kept in the hub's cache ({reason(error)}); mend that."
+            ) from error
         raise ValueError(
             f"{file!r} of {repo!r} (revision {revision or 'main'}) could not be had from the Hugging Face hub "
             f"({type(error).__name__}); check the name and the network, or give a local path."

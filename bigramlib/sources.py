@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
 
@@ -178,9 +179,10 @@ def _rows(source: str) -> Iterator[dict]:
     from datasets import load_dataset
 
     name, config, split = _dataset_parts(source)
-    place = str(_located(name)) if _exists(name) else name
     try:
-        yield from load_dataset(place, config or None, split=split or "train", streaming=True)
+        with tempfile.TemporaryDirectory() as cache:  # even of a folder, `datasets` writes into its cache
+            place, options = (str(_located(name)), {"cache_dir": cache}) if _exists(name) else (name, {})
+            yield from load_dataset(place, config or None, split=split or "train", streaming=True, **options)
     except Exception as error:
         said = (str(error).splitlines() or [""])[0]
         raise ValueError(
