@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from bigramlib.disk import reading
 from bigramlib.formats import DOCUMENT_SEPARATOR
+from bigramlib.numeric import Number, whole_number
 from bigramlib.progress import tqdm
 from bigramlib.sources import SELF, check_source, fingerprint, listed, read_documents
 from bigramlib.store import content_hash, store_folder, stored_folder
@@ -39,7 +39,6 @@ __all__ = [
 SEQUENCE_LENGTH = 128
 EVALUATION_SHARE = 0.08
 TOKENS_AT_ONCE = 2**20
-Number = int | float | np.number
 
 
 @dataclass(frozen=True)
@@ -152,19 +151,6 @@ class TokenCorpus:
             )
         begin = generator.integers(0, len(self.ids) - sequence_length + 1, size=batch_size)
         return np.asarray(self.ids)[begin[:, None] + np.arange(sequence_length)].astype(np.int64)
-
-
-def whole_number(name: str, value: object, least: int | None = None) -> int:
-    """A number given as an integer of any kind, or as a float without a fraction (YAML's 1e+4)."""
-    try:
-        number = int(value) if isinstance(value, float | np.floating) else operator.index(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError):
-        number = None
-    if number is None or number != value:
-        raise ValueError(f"{name} is {value!r}; it must be a whole number.")
-    if least is not None and number < least:
-        raise ValueError(f"{name} is {value}; it must be at least {least}.")
-    return number
 
 
 def load_corpus(

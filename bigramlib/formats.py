@@ -196,7 +196,9 @@ def _parquet(path: Path, text_column: str) -> Iterator[str]:
             column(dict.fromkeys(table.schema_arrow.names, ""), text_column, path)
             for batch in table.iter_batches(columns=[text_column]):
                 yield from (column({text_column: text}, text_column, path) for text in batch.column(0).to_pylist())
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise
         raise ValueError(f"{str(path)!r} is not a whole Parquet file ({error}); fetch or write it again.") from None
 
 

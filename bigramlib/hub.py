@@ -44,7 +44,7 @@ with subnetwork.applied(model):
 
 def write_folder(subnetwork: Subnetwork, folder: str | Path, repo: str | None) -> None:
     """Write a folder as it would lie on the hub: see `Subnetwork.save_pretrained`."""
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     subnetwork.save(folder / FILE)
     facts = [f"- {key}: {value}" for key, value in subnetwork.provenance.items() if key != "history"]

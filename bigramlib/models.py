@@ -20,16 +20,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from bigramlib import llama2c, vocabulary
 from bigramlib.architectures import WRITING_COMPONENTS, Architecture
 from bigramlib.checkpoints import load_checkpoint
-from bigramlib.corpus import (
-    EVALUATION_SHARE,
-    SELF,
-    Number,
-    TokenCorpus,
-    load_corpus,
-    stored_corpus,
-    tokenizer_hash,
-    whole_number,
-)
+from bigramlib.corpus import EVALUATION_SHARE, SELF, TokenCorpus, load_corpus, stored_corpus, tokenizer_hash
+from bigramlib.numeric import Number, whole_number
 from bigramlib.packaged import PACKAGED, packaged_model
 from bigramlib.progress import tqdm
 from bigramlib.store import ASSETS, tensors_hash

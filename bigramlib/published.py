@@ -60,7 +60,7 @@ def load_published(source: str | Path, model: LanguageModel) -> Subnetwork:
 def save_published(subnetwork: Subnetwork, model_name: str, path: str | Path) -> None:
     """Write a subnetwork for users of the release's loader."""
     content = {name: mask.numpy() for name, mask in subnetwork.masks.items()} | {MODEL_NAME: model_name}
-    with written_whole(Path(path)) as temporary:
+    with written_whole(Path(path).expanduser()) as temporary:
         temporary.write_bytes(pickle.dumps(content, protocol=4))
 
 

@@ -255,7 +255,7 @@ class Subnetwork:
         header["facts_hash"] = _facts_hash(header)
         packed = {name: np.packbits(mask.numpy()) for name, mask in self.masks.items()}
         try:
-            with written_whole(Path(path)) as temporary:
+            with written_whole(Path(path).expanduser()) as temporary:
                 save_file(packed, temporary, metadata={"bigramlib": json.dumps(header)})
         except SafetensorError as error:
             raise OSError(f"The subnetwork could not be written to {str(path)!r} ({error}); make room there.") from error
@@ -269,7 +269,7 @@ class Subnetwork:
             ValueError: a truncated, altered or foreign file.
             OSError, MemoryError: it cannot be read just now; that says nothing about the file.
         """
-        path = Path(path)
+        path = Path(path).expanduser()
         try:
             with reading(path):
                 if not path.is_file():

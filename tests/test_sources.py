@@ -13,6 +13,7 @@ import pyarrow
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from test_strangers import mutated
 
 from bigramlib.corpus import check_source, load_corpus, read_documents
 
@@ -278,3 +279,32 @@ def test_a_folder_read_as_a_dataset_leaves_nothing_behind(tmp_path, monkeypatch)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     assert list(read_documents(f"hf:{tmp_path / 'data'}")) == ["one", "two"]
     assert not list((tmp_path / "cache").iterdir())
+
+
+@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(
+    st.sampled_from([".jsonl", ".json", ".csv", ".parquet", ".data"]),
+    st.sampled_from(sorted(COMPRESSIONS)),
+    st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), max_size=6),
+    st.none() | st.floats(0, 1),
+)
+def test_mutated_files_give_text_or_a_sentence(tmp_path, suffix, packed, change, cut):
+    path = tmp_path / f"mutated{suffix}"
+    FORMS[suffix](path, DOCUMENTS)
+    content = COMPRESSIONS[packed](path.read_bytes()) if suffix != ".parquet" else path.read_bytes()
+    path.write_bytes(mutated(content, change, cut))
+    try:
+        assert all(type(text) is str for text in read_documents(path))
+    except ValueError as error:
+        assert f"mutated{suffix}" in str(error)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(st.sampled_from([".txt", ".json", ".jsonl", ".csv", ".tsv", ".parquet", ""]), st.binary(max_size=80))
+def test_any_bytes_give_text_or_a_sentence(tmp_path, suffix, content):
+    path = tmp_path / f"bytes{suffix}"
+    path.write_bytes(content)
+    try:
+        assert all(type(text) is str for text in read_documents(path))
+    except ValueError as error:
+        assert f"bytes{suffix}" in str(error)
