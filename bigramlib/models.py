@@ -22,6 +22,7 @@ from bigramlib import vocabulary
 from bigramlib.architectures import WRITING_COMPONENTS, Architecture
 from bigramlib.corpus import EVALUATION_SHARE, SELF, TokenCorpus, load_corpus, stored_corpus, tokenizer_hash
 from bigramlib.identity import build_hash, identity, weights_state
+from bigramlib.numeric import Number, whole_number
 from bigramlib.progress import tqdm
 from bigramlib.store import tensors_hash
 
@@ -303,7 +304,12 @@ class LanguageModel:
             )
 
     def load_corpus(
-        self, source: str | Path, *, evaluation_share: float = EVALUATION_SHARE, seed: int = 0
+        self,
+        source: str | Path | Iterable,
+        *,
+        evaluation_share: Number = EVALUATION_SHARE,
+        seed: Number = 0,
+        text_column: str = "text",
     ) -> tuple[TokenCorpus, TokenCorpus]:
         """Text for this model as (train, evaluation): any source of `corpus.load_corpus`, or its own samples.
 
@@ -312,10 +318,18 @@ class LanguageModel:
                 model's own distribution: the right text where the training text is not known. Anything else is a text.
             evaluation_share: the share of tokens to hold out, in whole documents.
             seed: of the split, and of the samples.
+            text_column: the column to read in tables.
         """
-        if str(source) != SELF:
-            size = self.vocabulary_size
-            return load_corpus(source, self.tokenizer, vocabulary_size=size, evaluation_share=evaluation_share, seed=seed)
+        if not isinstance(source, str | Path) or str(source) != SELF:
+            return load_corpus(
+                source,
+                self.tokenizer,
+                vocabulary_size=self.vocabulary_size,
+                evaluation_share=evaluation_share,
+                seed=seed,
+                text_column=text_column,
+            )
+        seed = whole_number("seed", seed, least=0)
         return stored_corpus(
             ("samples 2", self.hash, SELF_TOKENS, seed),
             lambda: self.sample_documents(SELF_TOKENS, seed),

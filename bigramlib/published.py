@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from bigramlib.disk import reading, written_whole
 from bigramlib.hub import downloaded
 from bigramlib.models import LanguageModel
-from bigramlib.store import written_whole
 from bigramlib.subnetwork import Subnetwork
 
 MODEL_NAME = "orig_model_name"
@@ -61,16 +61,18 @@ def load_published(source: str | Path, model: LanguageModel) -> Subnetwork:
 def save_published(subnetwork: Subnetwork, model_name: str, path: str | Path) -> None:
     """Write a subnetwork for users of the release's loader."""
     content = {name: mask.numpy() for name, mask in subnetwork.masks.items()} | {MODEL_NAME: model_name}
-    with written_whole(Path(path)) as temporary:
+    with written_whole(Path(path).expanduser()) as temporary:
         temporary.write_bytes(pickle.dumps(content, protocol=4))
 
 
 def read_pickle(path: Path) -> dict[str, np.ndarray | str]:
     """A dict from names to bool or integer arrays (and strings) out of a pickle file, executing nothing that it names."""
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file {str(path)!r}.")
+    with reading(path):
+        pickled = io.BytesIO(path.read_bytes())
     try:
-        content = _AdmittingUnpickler(io.BytesIO(path.read_bytes())).load()
-    except FileNotFoundError:
-        raise FileNotFoundError(f"There is no file {str(path)!r}.") from None
+        content = _AdmittingUnpickler(pickled).load()
     except MemoryError:
         raise ValueError(f"{str(path)!r} claims to need more memory than there is; it is damaged or hostile.") from None
     except Exception as error:

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -17,7 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bigramlib.store import content_hash, remove_leftovers, set_aside, written_whole
+from bigramlib.disk import reading, remove_leftovers, safe_tensors, written_whole
+from bigramlib.store import content_hash, set_aside
 
 EVERY_STEPS, EVERY_SECONDS = 500, 60.0
 """A state is written after so many steps or seconds, whichever comes first,"""
@@ -86,28 +87,33 @@ class Checkpoint:
         self.begin(run.step)
 
     def load(self) -> tuple[Run, dict[str, Tensor]] | None:
-        """The state last written; None if there is none, or if it is damaged, which sets it aside."""
+        """The state last written; None if there is none, or if it is damaged, which sets it aside.
+
+        Raises:
+            OSError, MemoryError: it cannot be read just now; it is left as it is.
+        """
         remove_leftovers(self.file)
-        if not self.file.exists():
-            return None
         try:
-            with safe_open(self.file, framework="pt") as file:
-                header = json.loads((file.metadata() or {})["bigramlib"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            with reading(self.file):
+                metadata, tensors = safe_tensors(self.file, safe_open)
+            header = json.loads(metadata["bigramlib"])
             if header["format"] != FORMAT:
                 raise ValueError("another version of bigramlib wrote it")
             if header["hash"] != _hash(header["facts"], tensors):
                 raise ValueError("its content does not have the hash that it states")
             run = Run(**header["facts"])
             run.history = [(step, kl, kept, undecided) for step, kl, kept, undecided in run.history]
-        except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
+        except FileNotFoundError:
+            return None
+        except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             set_aside(self.file, f"it is not a whole state of mask training ({error})")
             return None
         return run, tensors
 
     def remove(self) -> None:
-        """Delete the state of a run that is done."""
-        self.file.unlink(missing_ok=True)
+        """Delete the state of a run that is done, if it is there and can be."""
+        with suppress(OSError):
+            self.file.unlink()
 
     def begin(self, step: int) -> None:
         """Count steps and seconds from here on."""

@@ -18,14 +18,13 @@ from torch import Tensor
 
 from bigramlib import hub
 from bigramlib.architectures import Architecture
+from bigramlib.disk import reading, safe_tensors, written_whole
 from bigramlib.models import LanguageModel
-from bigramlib.store import content_hash, written_whole
+from bigramlib.store import content_hash
 
 FORMAT = "bigramlib subnetwork 1"
-UNREADABLE = (
-    SafetensorError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError, MemoryError, OSError
-)  # fmt: skip
-"""What damaged and hostile files raise."""
+DAMAGED = (SafetensorError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError)
+"""What damaged and hostile files raise once they are read."""
 
 
 @dataclass(frozen=True)
@@ -266,9 +265,9 @@ class Subnetwork:
         header["facts_hash"] = _facts_hash(header)
         packed = {name: np.packbits(mask.numpy()) for name, mask in self.masks.items()}
         try:
-            with written_whole(Path(path)) as temporary:
+            with written_whole(Path(path).expanduser()) as temporary:
                 save_file(packed, temporary, metadata={"bigramlib": json.dumps(header)})
-        except (SafetensorError, OSError) as error:
+        except SafetensorError as error:
             raise OSError(f"The subnetwork could not be written to {str(path)!r} ({error}); make room there.") from error
 
     @classmethod
@@ -278,31 +277,38 @@ class Subnetwork:
         Raises:
             FileNotFoundError: no such file.
             ValueError: a truncated, altered or foreign file.
+            OSError, MemoryError: it cannot be read just now; that says nothing about the file.
         """
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"There is no subnetwork file {str(path)!r}.")
+        path = Path(path).expanduser()
         try:
-            with safe_open(path, framework="numpy") as file:
-                header = json.loads((file.metadata() or {})["bigramlib"])
-                if header["format"] != FORMAT:
-                    raise ValueError(f"its format is {header['format']!r}")
-                _check_claims(header)
-                masks = {}
-                for name, (rows, columns) in header["shapes"].items():
-                    packed = file.get_tensor(name)
-                    if packed.dtype != np.uint8 or packed.shape != (-(-rows * columns // 8),):
-                        raise ValueError(f"the mask of {name!r} is not {rows} x {columns} bits")
-                    bits = np.unpackbits(packed, count=rows * columns).astype(bool)
-                    masks[name] = torch.from_numpy(bits.reshape(rows, columns))
-            subnetwork = cls(masks, Architecture(**header["architecture"]), header["provenance"])
-            if subnetwork.hash != header["hash"]:
-                raise ValueError("its masks do not have the hash that it states")
-            if header.get("facts_hash", _facts_hash(header)) != _facts_hash(header):
-                raise ValueError("its provenance or architecture does not have the hash that it states")
-        except UNREADABLE as error:
+            with reading(path):
+                if not path.is_file():
+                    raise FileNotFoundError(f"There is no subnetwork file {str(path)!r}.")
+                return cls._read(path)
+        except DAMAGED as error:
             raise ValueError(
                 f"{str(path)!r} is not a whole subnetwork file of this library ({error}); fetch or train it again."
             ) from None
+
+    @classmethod
+    def _read(cls, path: Path) -> Subnetwork:
+        metadata, tensors = safe_tensors(path, safe_open)
+        header = json.loads(metadata["bigramlib"])
+        if header["format"] != FORMAT:
+            raise ValueError(f"its format is {header['format']!r}")
+        _check_claims(header)
+        masks = {}
+        for name, (rows, columns) in header["shapes"].items():
+            packed = tensors[name]
+            if packed.dtype != torch.uint8 or packed.shape != (-(-rows * columns // 8),):
+                raise ValueError(f"the mask of {name!r} is not {rows} x {columns} bits")
+            bits = np.unpackbits(packed.numpy(), count=rows * columns).astype(bool)
+            masks[name] = torch.from_numpy(bits.reshape(rows, columns))
+        subnetwork = cls(masks, Architecture(**header["architecture"]), header["provenance"])
+        if subnetwork.hash != header["hash"]:
+            raise ValueError("its masks do not have the hash that it states")
+        if header.get("facts_hash", _facts_hash(header)) != _facts_hash(header):
+            raise ValueError("its provenance or architecture does not have the hash that it states")
         return subnetwork
 
     def save_pretrained(self, folder: str | Path, repo: str | None = None) -> None:

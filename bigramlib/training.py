@@ -28,7 +28,7 @@ from bigramlib.health import gradients_watched
 from bigramlib.models import LanguageModel, check_finite
 from bigramlib.progress import tqdm
 from bigramlib.resume import Checkpoint, Run, interrupts_deferred
-from bigramlib.store import content_hash, locked, set_aside, store_folder
+from bigramlib.store import check_writable, content_hash, locked, set_aside, store_folder
 from bigramlib.subnetwork import Subnetwork
 from bigramlib.targets import BoundTarget, Target
 
@@ -49,6 +49,7 @@ def find_subnetwork(
     The result is kept in the store under a key made of the model's weights, target, corpus and config; asking again
     with the same four returns it, and goes on with a run that was interrupted, to the same bits. A second process that asks
     meanwhile waits. A stored file that is damaged is set aside, and the run made again. The model's own weights never change.
+    A store that holds the result need not be writable.
 
     Args:
         model: the frozen model.
@@ -62,6 +63,7 @@ def find_subnetwork(
 
     Raises:
         FloatingPointError: weights or the loss are not finite, no weight changes the loss, or the target is no distribution.
+        OSError: what the store holds cannot be read just now, or the store cannot be written.
         MemoryError: not even one sequence at a time fits into memory (a batch that does not is taken in several passes).
         ValueError: corpus, target and model do not share a vocabulary.
     """
@@ -71,9 +73,12 @@ def find_subnetwork(
     model.forget_hashes()
     facts = _facts(model, target, corpus, config)
     file = store_folder("subnetworks") / f"{_key(facts)}.safetensors"
+    if stored := _stored(file, facts, aside=False):
+        return stored
     with locked(file):
         if stored := _stored(file, facts):
             return stored
+        check_writable(file.parent)
         _tell_of_earlier(file, facts)
         checkpoint = Checkpoint(store_folder("unfinished") / file.name)
         run, state = checkpoint.load() or (Run(), None)
@@ -121,19 +126,24 @@ def _key(facts: dict) -> str:
     return content_hash(*facts.values(), "mask training 1")[:24]
 
 
-def _stored(file: Path, facts: dict) -> Subnetwork | None:
-    """What the store holds for a run; a file that is damaged or of another run is set aside."""
-    if not file.exists():
-        return None
+def _stored(file: Path, facts: dict, aside: bool = True) -> Subnetwork | None:
+    """What the store holds for a run; a file that is damaged or of another run is none, and is set aside by the lock's holder.
+
+    Raises:
+        OSError, MemoryError: the file cannot be read just now; it is left as it is.
+    """
     try:
         found = Subnetwork.load(file)
-    except ValueError as error:
-        set_aside(file, error)
+        for name, value in facts.items():
+            if found.provenance.get(name) != value:
+                mine = found.provenance.get(name)
+                raise ValueError(f"it is a subnetwork of another run: its {name} is {mine!r}, not {value!r}")
+    except FileNotFoundError:
         return None
-    for name, value in facts.items():
-        if found.provenance.get(name) != value:
-            set_aside(file, f"it is a subnetwork of another run: its {name} is {found.provenance.get(name)!r}, not {value!r}")
-            return None
+    except ValueError as error:
+        if aside:
+            set_aside(file, error)
+        return None
     return found
 
 

@@ -96,7 +96,7 @@ CASES = [
     ("start beyond", ids([1, 2], (0, 2)), ValueError, r"starts after the last token; pass starts below len"),
     ("sequence too long", lambda g: g.corpus.windows(10**9), ValueError, r"'random' has 1604 tokens .*smaller sequence_length"),
     ("no sequence", lambda g: g.corpus.windows(0), ValueError, r"sequence_length is 0; it must be at least 1"),
-    ("too few tokens", lambda g: g.corpus.windows(16, 3), ValueError, r"fewer than one sequence of 16 .*give more text"),
+    ("too few tokens", lambda g: g.corpus.windows(16, 3), ValueError, r"max_tokens is 3, fewer than .* 16 .*larger max_tokens"),
     ("sample too long", lambda g: g.corpus.sample(1, 10**6, np.random.default_rng(0)), ValueError, r"smaller sequence_length"),
     ("unknown text", lambda g: load_corpus("nowhere", g.tokenizer), ValueError, r"no corpus 'nowhere'; use 'sotu', 'self'"),
     (

@@ -1,13 +1,16 @@
 """Text of any form becomes documents of token ids, split by document, once."""
 
+import gzip
 import json
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from bigramlib import TokenCorpus, load_corpus
-from bigramlib.corpus import read_documents
+from bigramlib.corpus import _held_out, read_documents
 from bigramlib.pretrain import train_tokenizer
 
 DOCUMENTS = [f"the cat sat on mat number {number}, and the dog on rat {number * 7}" for number in range(40)]
@@ -128,13 +131,22 @@ def test_another_text_column_can_be_named(tmp_path, tokenizer):
         ("number.jsonl", b'{"text": 5}\n', "column 'text' of .* holds int, not text; name the text column"),
         ("broken.jsonl", b'{"text": "a"}\n{"text"\n', "Line 2 of .* is not JSON"),
         ("list.jsonl", b"[1]\n", "Line 1 of .* is not a JSON object"),
+        ("numbers.json", b'[{"text": "a"}, 1]', "Item 2 of .* is neither a JSON object nor text"),
+        ("numbers.csv", b"text\n1\n2.5\n", "column 'text' of .* holds numbers, not text; name the text column"),
+        ("comma.csv", b"id,text\n1,one, two\n", "Row 1 of .* has 3 fields, but its header 2; .* into quotes"),
+        ("quote.csv", b'text\n"one" two\n', "Line 2 of .* is not CSV"),
+        ("column.csv", b"body\none\n", r"has no column 'text' but \['body'\]"),
+        ("cut.parquet", b"PAR1 and no more", "is not a whole Parquet file"),
+        ("cut.txt.gz", gzip.compress(b"one\ntwo\n")[:-9], "is compressed, and damaged or cut off"),
+        ("half.jsonl", b'{"text": "a"}\n{"text": "b \\ud800"}\n', r"Document 2 of .* holds '\\ud800', half of a character"),
+        ("same.txt", b"one\none\none\n", "is a single document, 3 times the same; give at least two"),
     ],
 )
 def test_bad_text_gets_one_clear_sentence_and_leaves_no_cache(tmp_path, tokenizer, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
         load_corpus(tmp_path / name, tokenizer)
-    assert not list((tmp_path / "store" / "corpora").iterdir())
+    assert not list((tmp_path / "store" / "corpora").glob("*"))
 
 
 def test_a_parquet_file_without_the_column_is_refused(tmp_path, tokenizer):
@@ -177,7 +189,9 @@ def test_another_split_seed_share_or_tokenizer_is_tokenized_anew(tmp_path, token
 
 
 def test_the_held_out_share_is_of_tokens_and_leaves_both_splits_a_document(tmp_path, tokenizer):
-    (tmp_path / "a.txt").write_text("\n".join(["short"] * 90 + ["a cat and a dog and " * 50] * 10))
+    (tmp_path / "a.txt").write_text(
+        "\n".join([f"{n:05}" for n in range(90)] + ["a cat and a dog and " * 50 + str(n) for n in range(10)])
+    )
     train, evaluation = load_corpus(tmp_path / "a.txt", tokenizer, evaluation_share=0.3)
     assert 0.25 < len(evaluation) / (len(train) + len(evaluation)) < 0.45
     train, evaluation = load_corpus(tmp_path / "a.txt", tokenizer, evaluation_share=0.9999)
@@ -241,6 +255,90 @@ def test_a_corpus_shorter_than_a_sequence_is_refused():
         corpus.windows(sequence_length=8)
     with pytest.raises(ValueError, match="fewer than one sequence of 9"):
         corpus.sample(1, 9, np.random.default_rng(0))
+
+
+def test_max_tokens_below_a_sequence_do_not_blame_the_corpus():
+    corpus = TokenCorpus(np.arange(80), np.array([0]), 80)
+    with pytest.raises(ValueError, match="max_tokens is 7, fewer than one sequence of 8 tokens; give a larger max_tokens"):
+        corpus.windows(sequence_length=8, max_tokens=7)
+
+
+@pytest.mark.parametrize("kind", [int, float, np.int64, np.float32, np.uint8])
+def test_numbers_of_every_kind_are_taken_and_give_the_same_text(tmp_path, tokenizer, kind):
+    source = lines(tmp_path / "a.txt")
+    train, evaluation = load_corpus(source, tokenizer, seed=kind(3), evaluation_share=np.float64(0.25))
+    assert evaluation.hash == load_corpus(source, tokenizer, seed=3, evaluation_share=0.25)[1].hash
+    assert np.array_equal(train.windows(kind(8), kind(64))[0], train.windows(8, 64)[0])
+    assert np.array_equal(train.documents(kind(8), kind(64)), train.documents(8, 64))
+
+
+@pytest.mark.parametrize("number", [1.5, float("nan"), float("inf")])
+def test_numbers_that_are_not_whole_are_refused(tmp_path, tokenizer, number):
+    corpus = TokenCorpus(np.arange(80), np.array([0]), 80)
+    with pytest.raises(ValueError, match=r"max_tokens is .*; it must be a whole number"):
+        corpus.windows(8, number)
+    with pytest.raises(ValueError, match=r"seed is .*; it must be a whole number"):
+        load_corpus(lines(tmp_path / "a.txt"), tokenizer, seed=number)
+    with pytest.raises(ValueError, match=r"seed is -1; it must be at least 0"):
+        load_corpus(tmp_path / "a.txt", tokenizer, seed=-1)
+
+
+HELD_OUT = [
+    (0.3, 0, [2, 4, 6, 13, 16, 19]),
+    (0.08, 1, [1, 10, 18]),
+    (0.0001, 2, [6]),
+]
+
+
+def texts_of(corpus, tokenizer) -> list[str]:
+    return [tokenizer.decode(ids) for ids in np.split(np.asarray(corpus.ids), corpus.starts[1:])]
+
+
+@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(st.lists(st.integers(0, 8), min_size=2, max_size=30).filter(lambda n: len(set(n)) > 1), st.integers(0, 5))
+def test_the_same_document_never_stands_in_both_splits_and_counts_stay(tokenizer, numbers, seed):
+    documents = [DOCUMENTS[number] for number in numbers]
+    train, evaluation = (texts_of(split, tokenizer) for split in load_corpus(documents, tokenizer, seed=seed))
+    assert not set(train) & set(evaluation)
+    assert sorted(train + evaluation) == sorted(documents)
+
+
+@pytest.mark.parametrize(("share", "seed", "held_out"), HELD_OUT)
+def test_documents_that_all_differ_are_split_as_in_earlier_versions(share, seed, held_out):
+    assert np.flatnonzero(_held_out(np.arange(1, 21), share, seed)).tolist() == held_out
+
+
+@pytest.mark.parametrize("form", [list, tuple, np.array, iter, pd.Series])
+def test_a_list_of_strings_is_a_corpus(tokenizer, form, model):
+    splits = load_corpus(form(DOCUMENTS), tokenizer)
+    assert sorted(text for split in splits for text in texts_of(split, tokenizer)) == sorted(DOCUMENTS)
+    assert splits[0].name == "list of 40 documents (train)"
+    assert model.load_corpus(form(DOCUMENTS))[1].hash == splits[1].hash
+    assert load_corpus([*DOCUMENTS[:-1], "another"], tokenizer)[0].hash != splits[0].hash
+
+
+@pytest.mark.parametrize(
+    ("documents", "message"),
+    [
+        (["one", 2], "Document 2 of the list is a int; give a list of strings"),
+        ([None, "two"], "Document 1 of the list is a NoneType"),
+        ({"a": "one", "b": "two"}, "not a dict"),
+        ({"one", "two"}, "not a set"),
+        ([b"one", b"two"], "Document 1 of the list is a bytes"),
+        (["one only"], "list of 1 documents' is a single document; give at least two"),
+        ([], "list of 0 documents' is empty"),
+        (["one", "two \ud83d"], r"Document 2 of 'the list' holds '\\ud83d', half of a character"),
+    ],
+)
+def test_a_list_of_something_else_is_refused(tokenizer, documents, message):
+    with pytest.raises(ValueError, match=message):
+        load_corpus(documents, tokenizer)
+
+
+def test_a_model_reads_another_text_column(tmp_path, model):
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"body": text}) + "\n" for text in DOCUMENTS))
+    train, evaluation = model.load_corpus(tmp_path / "a.jsonl", text_column="body")
+    assert len(train.starts) + len(evaluation.starts) == len(DOCUMENTS)
 
 
 def test_samples_are_pieces_of_the_text():

