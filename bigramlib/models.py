@@ -231,7 +231,7 @@ class LanguageModel:
             )
 
     def load_corpus(
-        self, source: str | Path, *, evaluation_share: float = EVALUATION_SHARE, seed: int = 0
+        self, source: str | Path, *, evaluation_share: float = EVALUATION_SHARE, seed: int = 0, text_column: str = "text"
     ) -> tuple[TokenCorpus, TokenCorpus]:
         """Text for this model as (train, evaluation): any source of `corpus.load_corpus`, or its own samples.
 
@@ -240,10 +240,17 @@ class LanguageModel:
                 model's own distribution: the right text where the training text is not known. Anything else is a text.
             evaluation_share: the share of tokens to hold out, in whole documents.
             seed: of the split, and of the samples.
+            text_column: the column to read in tables.
         """
         if str(source) != SELF:
-            size = self.vocabulary_size
-            return load_corpus(source, self.tokenizer, vocabulary_size=size, evaluation_share=evaluation_share, seed=seed)
+            return load_corpus(
+                source,
+                self.tokenizer,
+                vocabulary_size=self.vocabulary_size,
+                evaluation_share=evaluation_share,
+                seed=seed,
+                text_column=text_column,
+            )
         return stored_corpus(
             ("samples", self.weights_hash, SELF_TOKENS, seed),
             lambda: self.sample_documents(SELF_TOKENS, seed),
