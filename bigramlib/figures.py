@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from functools import partial
@@ -50,13 +51,13 @@ def figure_folder(model_name: str, root: str | Path | None) -> Path | None:
     """
     if root is None:
         return None
-    path = Path(model_name).expanduser()
+    path, base = (Path(os.path.expanduser(given)) for given in (model_name, root))  # noqa: PTH111 (an unknown ~user is no error)
     known = model_name.partition("@")[0] in EMBEDDED or model_name in PACKAGED
     is_local = not known and (path.is_absolute() or model_name[:1] in ".~" or model_name.endswith(".gguf") or path.exists())
     readable = path.resolve().name if is_local else model_name.replace("/", "--")
     safe = re.sub(r"[^A-Za-z0-9._@-]+", "-", readable).strip(".-")[:LONGEST_NAME]
     identity = str(path.resolve()) if is_local else model_name
-    return Path(root) / (f"{safe}-{content_hash(identity)[:6]}".lstrip("-") if is_local or safe != readable else safe)
+    return base / (f"{safe}-{content_hash(identity)[:6]}".lstrip("-") if is_local or safe != readable else safe)
 
 
 def save_figure(figure: Figure, folder: Path | None, name: str, data: pd.DataFrame) -> None:

@@ -68,10 +68,10 @@ def _setting(name: str, value: object) -> str:
 
 
 def _folder(name: str, value: object) -> str | None:
-    return None if value is None else str(Path(_text(name, value)).expanduser())
+    return None if value is None else _text(name, value)
 
 
-def _number(least: float, most: float = math.inf, whole: bool = False) -> Rule:
+def _number(least: float | int, most: float | int = math.inf, whole: bool = False) -> Rule:
     """A finite number within bounds; numpy's become Python's."""
     wanted = f"{'a whole' if whole else 'a'} number, at least {least:g}{f' and at most {most:g}' if most < math.inf else ''}"
 
