@@ -53,6 +53,7 @@ PAPERMILL := $(BIN)/papermill --kernel python3 --cwd notebooks --no-progress-bar
 
 # A model's own parameters, where its figures were not made with the notebooks' defaults, are in notebooks/settings/MODEL/NN.yaml.
 reproduce: .venv/ready
+	@[ ! -d .store/reproduce ] || echo "make: masks of an earlier version: cp -Rn .store/reproduce/. '$$BIGRAMLIB_STORE' keeps them"
 	@$(LOCATE); model=$$(located "$$MODEL" "$(MODELS)"); corpus=$$(located "$$CORPUS" "$(CORPORA)"); \
 	name=$$($(BIN)/python -m bigramlib check --model="$$model" --corpus="$$corpus" --text-column="$$TEXT_COLUMN" \
 		--device="$$DEVICE" --notebooks="$$NOTEBOOKS") || exit 1; \
