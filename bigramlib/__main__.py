@@ -7,12 +7,11 @@ import sys
 from pathlib import Path
 
 import nbformat
-import torch
 
 from bigramlib.claims import claims_table
-from bigramlib.corpus import check_source
 from bigramlib.figures import figure_folder
 from bigramlib.loading import load_model
+from bigramlib.parameters import PARAMETERS
 from bigramlib.store import written_whole
 
 
@@ -20,8 +19,10 @@ def main() -> None:
     """Check the variables of `make reproduce`, print the table of claims, or tidy executed notebooks."""
     parser = argparse.ArgumentParser(prog="bigramlib", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    checked = commands.add_parser("check", help="say in one sentence what is wrong with these values")
-    for name in ("model", "corpus", "device", "notebooks"):
+    checked = commands.add_parser(
+        "check", help="say in one sentence what is wrong with these values, else name the model's folder"
+    )
+    for name in ("model", "corpus", "text-column", "device", "notebooks"):
         checked.add_argument(f"--{name}", required=True)
     shown = commands.add_parser("claims", help="print the claims checked for a model")
     shown.add_argument("--model", required=True)
@@ -30,7 +31,8 @@ def main() -> None:
     options = parser.parse_args()
     try:
         if options.command == "check":
-            check_values(options.model, options.corpus, options.device, options.notebooks.split())
+            check_values(options.model, options.corpus, options.device, options.notebooks.split(), options.text_column)
+            sys.stdout.write(f"{figure_folder(options.model, '.')}\n")
         elif options.command == "claims":
             sys.stdout.write(format_claims(options.model))
         else:
@@ -40,17 +42,15 @@ def main() -> None:
         sys.exit(f"make: {error}")
 
 
-def check_values(model: str, corpus: str, device: str, notebooks: list[str]) -> None:
-    """Raise ValueError, naming the value and the remedy, unless all four can be used."""
-    known = {path.stem[:2] for path in Path("notebooks").glob("[0-9][0-9]_*.ipynb")}
-    for number in notebooks:
+def check_values(model: str, corpus: str, device: str, notebooks: list[str], text_column: str = "text") -> None:
+    """Raise ValueError, naming the value and the remedy, unless all of them can be used."""
+    known = sorted(path.stem[:2] for path in Path("notebooks").glob("[0-9][0-9]_*.ipynb"))
+    for number in notebooks or [""]:
         if number not in known:
-            raise ValueError(f"NOTEBOOKS has {number!r}; choose from {' '.join(sorted(known))}.")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):
-        raise ValueError(f"DEVICE {device!r} is not available here; use DEVICE=cpu.") from None
-    check_source(corpus)
+            raise ValueError(f"NOTEBOOKS has {number!r}; choose from {' '.join(known)}.")
+    values = {"MODEL": model, "CORPUS": corpus, "DEVICE": device, "TEXT_COLUMN": text_column}
+    for name, value in values.items():
+        PARAMETERS[name.lower()](name, value)
     load_model(model)
 
 
@@ -63,9 +63,10 @@ def format_claims(model: str) -> str:
 
 
 def tidy(path: Path) -> None:
-    """Strip times, temporary metadata and progress bars from an executed notebook, so that only results remain."""
+    """Strip injected parameters, times, temporary metadata and progress bars from a notebook, so that only results remain."""
     notebook = nbformat.read(path, as_version=4)
     notebook.metadata.pop("papermill", None)
+    notebook.cells = [cell for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)

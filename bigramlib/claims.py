@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from bigramlib.store import written_whole
+from bigramlib.store import locked, written_whole
 
 COLUMNS = ["claim", "paper", "ours", "holds"]
 
@@ -210,8 +210,8 @@ CLAIMS: dict[str, Claim] = {
 }
 
 
-def check(folder: Path, key: str, **measured: Any) -> str:
-    """Judge one claim by its measured values and record it in `folder`/claims.csv.
+def check(folder: Path | None, key: str, **measured: Any) -> str:
+    """Judge one claim by its measured values and record it in `folder`/claims.csv; with None for a folder, nowhere.
 
     Returns:
         "yes: <claim>" or "no: <claim>", or "not testable: <claim>" where its interval is needed and unknown (NaN); the figures
@@ -228,14 +228,14 @@ def check(folder: Path, key: str, **measured: Any) -> str:
     return f"{holds}: {claim.text}"
 
 
-def untestable(folder: Path, key: str, reason: str) -> str:
+def untestable(folder: Path | None, key: str, reason: str) -> str:
     """Record that a claim cannot be tested on this model, and why; returns a line that says so."""
     claim = _known(key)
     _record(folder, claim, reason, "not testable")
     return f"not testable: {claim.text}"
 
 
-def claims_table(folder: Path) -> pd.DataFrame:
+def claims_table(folder: Path | None) -> pd.DataFrame:
     """All claims in the order of `CLAIMS`; columns claim, paper, ours, holds (yes, no, not testable or not measured)."""
     rows = _recorded(folder)
     missing = {claim.text: (claim.text, claim.paper, "", "not measured") for claim in CLAIMS.values()}
@@ -248,16 +248,20 @@ def _known(key: str) -> Claim:
     return CLAIMS[key]
 
 
-def _recorded(folder: Path) -> dict[str, tuple[str, str, str, str]]:
+def _recorded(folder: Path | None) -> dict[str, tuple[str, str, str, str]]:
     """The rows of claims.csv by their claim."""
-    file = folder / "claims.csv"
-    if not file.exists():
+    if folder is None or not (folder / "claims.csv").exists():
         return {}
-    return {row.claim: tuple(row) for row in pd.read_csv(file).itertuples(index=False)}
+    return {row.claim: tuple(row) for row in pd.read_csv(folder / "claims.csv").itertuples(index=False)}
 
 
-def _record(folder: Path, claim: Claim, ours: str, holds: str) -> None:
-    rows = _recorded(folder) | {claim.text: (claim.text, claim.paper, ours, holds)}
-    ordered = [rows[known.text] for known in CLAIMS.values() if known.text in rows]
-    with written_whole(folder / "claims.csv") as temporary:
-        pd.DataFrame(ordered, columns=COLUMNS).to_csv(temporary, index=False)
+def _record(folder: Path | None, claim: Claim, ours: str, holds: str) -> None:
+    """Add or replace a claim's row; other processes may do the same, one at a time."""
+    if folder is None:
+        return
+    file = folder / "claims.csv"
+    with locked(file):
+        rows = _recorded(folder) | {claim.text: (claim.text, claim.paper, ours, holds)}
+        ordered = [rows[known.text] for known in CLAIMS.values() if known.text in rows]
+        with written_whole(file) as temporary:
+            pd.DataFrame(ordered, columns=COLUMNS).to_csv(temporary, index=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -15,10 +17,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from bigramlib.architectures import ATTENTION_COMPONENTS
+from bigramlib.loading import EMBEDDED
+from bigramlib.packaged import PACKAGED
+from bigramlib.store import content_hash, written_whole
 from bigramlib.subnetwork import gini
 
 PAPER_R = 0.95
 NAMED_SHARE = 0.03
+LONGEST_NAME = 100
 SOURCES = {
     "trained": "subnetworks of the trained model",
     "random, trained embeddings": "… of random weights, trained embeddings",
@@ -33,18 +39,36 @@ def use_house_style() -> None:
     plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 100, "savefig.dpi": 150})
 
 
-def figure_folder(model_name: str, root: str | Path = "../figures") -> Path:
-    """The folder for a model's figures, made if missing."""
-    folder = Path(root) / Path(model_name).name.replace(" ", "-")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+def figure_folder(model_name: str, root: str | Path | None) -> Path | None:
+    """Where a model's figures and claims go; nothing is made before something is written.
+
+    Each model has a folder of its own: a hub id names its owner ("alice--base"), a local folder or .gguf file is told from
+    others of the same name by a hash of where it lies, however it is given.
+
+    Args:
+        model_name: as `load_model` takes it.
+        root: the folder for all models; None if nothing is to be written.
+    """
+    if root is None:
+        return None
+    path, base = (Path(os.path.expanduser(given)) for given in (model_name, root))  # noqa: PTH111 (an unknown ~user is no error)
+    known = model_name.partition("@")[0] in EMBEDDED or model_name in PACKAGED
+    is_local = not known and (path.is_absolute() or model_name[:1] in ".~" or model_name.endswith(".gguf") or path.exists())
+    readable = path.resolve().name if is_local else model_name.replace("/", "--")
+    safe = re.sub(r"[^A-Za-z0-9._@-]+", "-", readable).strip(".-")[:LONGEST_NAME]
+    identity = str(path.resolve()) if is_local else model_name
+    return base / (f"{safe}-{content_hash(identity)[:6]}".lstrip("-") if is_local or safe != readable else safe)
 
 
-def save_figure(figure: Figure, folder: Path, name: str, data: pd.DataFrame) -> None:
-    """Write NN_name.png, .pdf and the .csv it was drawn from; the same data give the same bytes."""
-    data.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
-    figure.savefig(folder / f"{name}.png", bbox_inches="tight", metadata={"Software": None})
-    figure.savefig(folder / f"{name}.pdf", bbox_inches="tight", metadata={"CreationDate": None, "Producer": None})
+def save_figure(figure: Figure, folder: Path | None, name: str, data: pd.DataFrame) -> None:
+    """Write NN_name.png, .pdf and the .csv it was drawn from, if there is a folder; the same data give the same bytes."""
+    if folder is None:
+        return
+    for suffix, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None, "Producer": None})):
+        with written_whole(folder / f"{name}.{suffix}") as file:
+            figure.savefig(file, bbox_inches="tight", metadata=metadata)
+    with written_whole(folder / f"{name}.csv") as file:
+        data.to_csv(file, index=False, float_format="%.6g")
 
 
 def plot_losses(axes: Axes, losses: pd.DataFrame, references: dict[str, float]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,27 +66,38 @@ class Surveyed:
         }
 
 
-def surveyed_names() -> dict[str, str]:
+def surveyed_names(wanted: Sequence[str] = ()) -> dict[str, str]:
     """Names of the models that have subnetworks in the store, with the source of their text.
 
     Left out are random controls, and checkpoints of a model whose last one is there.
+
+    Args:
+        wanted: only these; none stands for all.
+
+    Raises:
+        ValueError: there are none, or one that is wanted is not there.
     """
     sources = {}
     for subnetwork in _stored():
         facts = subnetwork.provenance
         if RANDOM not in facts["model"]:
             sources[facts["model"]] = facts["corpus"].removesuffix(" (train)")
-    return {name: source for name, source in sorted(sources.items()) if name.split("@")[0] not in set(sources) - {name}}
+    sources = {name: source for name, source in sorted(sources.items()) if name.split("@")[0] not in set(sources) - {name}}
+    lacking = sorted(set(wanted) - set(sources))
+    if lacking or not sources:
+        what = f"of {lacking[0]!r}, only of {', '.join(sources) or 'no model'}" if lacking else "of any model"
+        raise ValueError(f"The store holds no bigram subnetwork {what}; run notebook 02 on it first.")
+    return {name: source for name, source in sources.items() if not wanted or name in wanted}
 
 
-def survey(name: str, source: str, device: str = "cpu") -> Surveyed:
+def survey(name: str, source: str, device: str = "cpu", text_column: str = "text") -> Surveyed:
     """Load a model and all its subnetworks in the store that were trained to the bigram table of this text.
 
     Raises:
         ValueError: there are none.
     """
     model = load_model(name, device)
-    train, evaluation = model.load_corpus(source)
+    train, evaluation = model.load_corpus(source, text_column=text_column)
     table = BigramTable.from_corpus(train)
     identity = {name: value for name, value in model.facts().items() if name != "model"}
     found: dict[float, Subnetwork] = {}

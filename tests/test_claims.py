@@ -1,5 +1,7 @@
 """Claims are judged by what was measured, recorded once each, in order; values given to make are checked."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import nbformat
 import pandas as pd
 import pytest
@@ -66,6 +68,23 @@ def test_no_turn_is_seen_where_no_r_rises(tmp_path):
     assert check(tmp_path, "turn", **nowhere | {"full": 0.1, "bigram": 0.1, "r": 0.9}).startswith("yes: ")
 
 
+def test_without_a_folder_a_claim_is_judged_and_recorded_nowhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert check(None, "exists", r=0.96, density=0.04, **BETWEEN).startswith("yes: ")
+    assert untestable(None, "exists", "no reason").startswith("not testable: ")
+    assert set(claims_table(None).holds) == {"not measured"}
+    assert claims_table(tmp_path / "nothing").equals(claims_table(None))
+    assert not list(tmp_path.iterdir())
+
+
+def test_of_claims_recorded_at_the_same_time_none_is_lost(tmp_path):
+    folder, keys = tmp_path / "figures" / "mini", list(CLAIMS)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda key: untestable(folder, key, "no reason"), keys))
+    assert list(pd.read_csv(folder / "claims.csv").claim) == [CLAIMS[key].text for key in keys]
+    assert [file.name for file in folder.iterdir()] == ["claims.csv"]
+
+
 def test_claims_are_printed_with_what_holds(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     check(figure_folder("mini", "figures"), "exists", r=0.96, density=0.04, **BETWEEN)
@@ -80,6 +99,11 @@ def test_claims_are_printed_with_what_holds(tmp_path, monkeypatch):
         (("mini", "nowhere", "cpu", ["01"]), "There is no corpus 'nowhere'"),
         (("mini", "sotu", "abacus", ["01"]), "DEVICE 'abacus' is not available here; use DEVICE=cpu"),
         (("mini", "sotu", "cpu", ["77"]), "NOTEBOOKS has '77'; choose from 00 01 02"),
+        (("mini", "sotu", "cpu", []), "NOTEBOOKS has ''; choose from 00 01 02"),
+        (("", "sotu", "cpu", ["01"]), "MODEL is ''; give a name"),
+        (("mini", "", "cpu", ["01"]), "CORPUS is ''; give a name"),
+        (("mini", "sotu", "", ["01"]), "DEVICE is ''; give a name"),
+        (("mini", "sotu", "cpu", ["01"], ""), "TEXT_COLUMN is ''; give a name"),
     ],
 )
 def test_unknown_values_for_make_get_one_sentence(values, message):
@@ -98,9 +122,11 @@ def test_tidied_notebooks_keep_results_and_lose_times_and_progress(tmp_path):
         nbformat.v4.new_output("execute_result", data={"text/plain": "1"}, execution_count=1),
     ]
     path = tmp_path / "a.ipynb"
-    nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata={"papermill": {}}), path)
+    injected = nbformat.v4.new_code_cell("figures = 'here'", metadata={"tags": ["injected-parameters"]})
+    nbformat.write(nbformat.v4.new_notebook(cells=[injected, cell], metadata={"papermill": {}}), path)
     tidy(path)
     tidied = nbformat.read(path, as_version=4)
     assert tidied.metadata == {}
+    assert [kept.source for kept in tidied.cells] == ["1"]
     assert tidied.cells[0].metadata == {}
     assert [output.output_type for output in tidied.cells[0].outputs] == ["execute_result"]

@@ -45,6 +45,7 @@ def test_models_and_their_bigram_subnetworks_are_found(on_disk):
 
 def test_a_model_without_subnetworks_is_refused(on_disk):
     name, source = on_disk
-    assert surveyed_names() == {}
+    with pytest.raises(ValueError, match=r"no bigram subnetwork of any model; run notebook 02"):
+        surveyed_names()
     with pytest.raises(ValueError, match=r"The store holds no bigram subnetwork of .*; run notebook 02"):
         survey(name, source)

@@ -1,0 +1,151 @@
+"""The notebooks' parameters, as Python, papermill and YAML give them: checked and normalised before any work."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bigramlib.corpus import check_source
+from bigramlib.pretrain import SETTINGS
+
+Rule = Callable[[str, Any], Any]
+"""From a parameter's name and the value given to the value to use; raises ValueError, in one sentence, if there is none."""
+
+
+def checked(given: Mapping[str, object]) -> dict[str, Any]:
+    """Those of the given values that are parameters of a notebook, each as its type.
+
+    Text stands for what it says (papermill's `-p penalties "[3, 10]"`, YAML's `1e1`), a single value for a list of one.
+
+    Args:
+        given: values by name, such as the `globals()` of a notebook; names that are no parameter are passed over.
+
+    Raises:
+        ValueError: a value that cannot be used, or values that do not fit each other.
+    """
+    values = {name: PARAMETERS[name](name, value) for name, value in given.items() if name in PARAMETERS}
+    for chosen, among in (("headline", "penalties"), ("ablated", "penalties"), ("headline", "control_penalties")):
+        choices = values.get(among)
+        if chosen in values and choices and values[chosen] not in choices:
+            raise ValueError(f"{chosen} is {values[chosen]}, which {among} lacks; choose one of {_joined(choices)}, or add it.")
+    if "pruning_penalties" in values and "seeds" in values and len(values["seeds"]) != 2:
+        raise ValueError(f"seeds is {values['seeds']}; give two, so that two subnetworks of one target can be compared.")
+    return values
+
+
+def _text(name: str, value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | Path | int) or not str(value).strip():
+        raise ValueError(f"{name} is {value!r}; give a name or a text.")
+    return str(value)
+
+
+def _source(name: str, value: object) -> str:
+    source = _text(name, value)
+    check_source(source)
+    return source
+
+
+def _device(name: str, value: object) -> str:
+    device = _text(name, value)
+    try:
+        usable = not torch.empty(0, device=device).is_meta
+    except (RuntimeError, AssertionError):
+        usable = False
+    if not usable:
+        raise ValueError(f"{name} {device!r} is not available here; use {name}=cpu.")
+    return device
+
+
+def _setting(name: str, value: object) -> str:
+    if value not in SETTINGS:
+        raise ValueError(f"{name} is {value!r}; choose one of {_joined(SETTINGS)}.")
+    return str(value)
+
+
+def _folder(name: str, value: object) -> str | None:
+    return None if value is None else _text(name, value)
+
+
+def _number(least: float | int, most: float | int = math.inf, whole: bool = False) -> Rule:
+    """A finite number within bounds; numpy's become Python's."""
+    wanted = f"{'a whole' if whole else 'a'} number, at least {least:g}{f' and at most {most:g}' if most < math.inf else ''}"
+
+    def number(name: str, value: object) -> int | float:
+        plain: Any = _parsed(value) if isinstance(value, str) else value
+        if isinstance(value, np.generic | np.ndarray | torch.Tensor) and value.ndim == 0:
+            plain = value.item()
+        usable = isinstance(plain, int | float) and not isinstance(plain, bool) and least <= plain <= most and plain != math.inf
+        if not usable or (whole and plain != int(plain)):
+            raise ValueError(f"{name} is {value!r}; it must be {wanted}.")
+        return int(plain) if whole else plain
+
+    return number
+
+
+def _parsed(text: str) -> int | float | None:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return None
+
+
+def _list(item: Rule, empty: bool = False) -> Rule:
+    """Different values of one kind, at least one unless it may be empty."""
+
+    def values(name: str, value: Any) -> list:
+        if isinstance(value, str):
+            inner = value.strip().removeprefix("[").removesuffix("]")
+            value = [part.strip(" '\"") for part in inner.split(",")] if inner.strip() else []
+        elif not isinstance(value, list | tuple | range | np.ndarray | torch.Tensor) or getattr(value, "ndim", 1) == 0:
+            value = [value]
+        found = [item(name if len(value) == 1 else f"one of {name}", one) for one in value]
+        if not found and not empty:
+            raise ValueError(f"{name} is empty; give at least one value.")
+        if len(set(found)) < len(found):
+            raise ValueError(f"{name} is {found}, where a value comes twice; give each once.")
+        return found
+
+    return values
+
+
+def _joined(choices: Iterable[object]) -> str:
+    return ", ".join(map(str, choices))
+
+
+_penalty, _count, _seed = _number(0), _number(1, whole=True), _number(0, whole=True)
+PARAMETERS: dict[str, Rule] = {
+    "model": _text,
+    "models": _list(_text, empty=True),
+    "corpus": _source,
+    "text_column": _text,
+    "device": _device,
+    "figures": _folder,
+    "setting": _setting,
+    "prompt": _text,
+    "penalty": _penalty,
+    "headline": _penalty,
+    "ablated": _penalty,
+    "pruning_penalty": _penalty,
+    "penalties": _list(_penalty),
+    "pruning_penalties": _list(_penalty),
+    "control_penalties": _list(_penalty, empty=True),
+    "seed": _seed,
+    "seeds": _list(_seed),
+    "draws": _count,
+    "fixed_density": _number(1e-6, 1),
+    "max_tokens": _count,
+    "tokens": _count,
+    "moment_tokens": _count,
+    "lens_tokens": _count,
+    "build_up_tokens": _count,
+    "build_up_steps": _count,
+    "build_up_heads": _number(0, whole=True),
+}
+"""The rule of each parameter of the notebooks."""

@@ -1,0 +1,114 @@
+"""Parameters of notebooks are taken as they are meant, or refused in one sentence before any work."""
+
+import nbformat
+import numpy as np
+import pytest
+import torch
+import yaml
+from test_project import NOTEBOOKS, SETTINGS
+
+from bigramlib.parameters import PARAMETERS, checked
+
+
+def defaults(path) -> dict:
+    """What the parameters cell of a notebook sets."""
+    cells = nbformat.read(path, as_version=4).cells
+    values: dict = {}
+    exec(next(cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])), {}, values)
+    return values
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_notebook_checks_all_its_parameters_before_any_work(path):
+    values = defaults(path)
+    assert set(values) <= set(PARAMETERS) and checked(values) == values
+    assert {"text_column", "figures", "device"} <= set(values) and values["figures"] is None
+    code = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    assert code[1].split("use_house_style()\n")[1].startswith("globals().update(checked(globals()))\n")
+    assert not any("../figures" in source for source in code if "claims_table" not in source)
+
+
+@pytest.mark.parametrize("path", SETTINGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_the_settings_of_every_model_pass(path):
+    (notebook,) = (notebook for notebook in NOTEBOOKS if notebook.stem.startswith(f"{path.stem}_"))
+    settings = yaml.safe_load(path.read_text())
+    assert checked(defaults(notebook) | settings) == defaults(notebook) | settings
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "meant"),
+    [
+        ("penalties", 10, [10]),
+        ("penalties", "10", [10]),
+        ("penalties", "[3, 10]", [3, 10]),
+        ("penalties", "3,10", [3, 10]),
+        ("penalties", ["1e1", 3], [10.0, 3]),
+        ("penalties", (3, 10), [3, 10]),
+        ("penalties", np.array([3, 10]), [3, 10]),
+        ("penalties", torch.tensor([3.0, 10.0]), [3.0, 10.0]),
+        ("penalties", np.float32(0.5), [0.5]),
+        ("penalties", np.array(3), [3]),
+        ("control_penalties", "[]", []),
+        ("models", "[mini, 'stories15m']", ["mini", "stories15m"]),
+        ("models", "mini", ["mini"]),
+        ("penalty", "1e1", 10.0),
+        ("max_tokens", np.int64(64), 64),
+        ("max_tokens", 64.0, 64),
+        ("max_tokens", "1e3", 1000),
+        ("seed", 0, 0),
+        ("draws", "2", 2),
+        ("model", 2020, "2020"),
+        ("figures", None, None),
+    ],
+)
+def test_a_value_is_taken_as_it_is_meant(name, value, meant):
+    found = checked({name: value, "no parameter": object()})
+    assert found == {name: meant}
+    assert type(found[name]) is type(meant)
+    if isinstance(meant, list):
+        assert [type(one) for one in found[name]] == [type(one) for one in meant]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"penalties": "many"}, r"penalties is 'many'; it must be a number, at least 0\."),
+        ({"penalties": [3, "many"]}, r"one of penalties is 'many'; it must be a number"),
+        ({"penalties": []}, r"penalties is empty; give at least one"),
+        ({"penalties": "[]"}, r"penalties is empty"),
+        ({"penalties": {"a": 1}}, r"penalties is \{'a': 1\}; it must be a number"),
+        ({"penalties": [3, 10, 3.0]}, r"a value comes twice"),
+        ({"penalties": [float("nan")]}, r"penalties is nan; it must be a number"),
+        ({"penalties": [-1]}, r"penalties is -1"),
+        ({"penalties": True}, r"penalties is True"),
+        ({"penalties": None}, r"penalties is None"),
+        ({"penalty": float("inf")}, r"penalty is inf"),
+        ({"penalty": "nan"}, r"penalty is 'nan'"),
+        ({"max_tokens": "many"}, r"max_tokens is 'many'; it must be a whole number, at least 1\."),
+        ({"max_tokens": 0}, r"max_tokens is 0"),
+        ({"tokens": -5}, r"tokens is -5"),
+        ({"tokens": np.int64(-5)}, r"it must be a whole number, at least 1"),
+        ({"seed": 1.5}, r"seed is 1.5; it must be a whole number, at least 0"),
+        ({"seed": "1.5"}, r"seed is '1.5'"),
+        ({"seeds": [0, -1]}, r"one of seeds is -1"),
+        ({"seeds": [0], "pruning_penalties": [3]}, r"seeds is \[0\]; give two"),
+        ({"draws": -1}, r"draws is -1; it must be a whole number, at least 1"),
+        ({"fixed_density": 2}, r"fixed_density is 2; it must be a number, at least 1e-06 and at most 1"),
+        ({"headline": 7, "penalties": [3, 10]}, r"headline is 7, which penalties lacks; choose one of 3, 10"),
+        ({"ablated": 7, "penalties": [3, 10]}, r"ablated is 7, which penalties lacks"),
+        ({"headline": 3, "penalties": [3], "control_penalties": [10]}, r"headline is 3, which control_penalties lacks"),
+        ({"device": "abacus"}, r"device 'abacus' is not available here; use device=cpu"),
+        ({"device": "meta"}, r"device 'meta' is not available"),
+        ({"corpus": "nowhere"}, r"There is no corpus 'nowhere'"),
+        ({"corpus": ""}, r"corpus is ''; give a name or a text"),
+        ({"model": " "}, r"model is ' '; give a name"),
+        ({"model": None}, r"model is None; give a name"),
+        ({"text_column": ["text"]}, r"text_column is \['text'\]"),
+        ({"figures": ""}, r"figures is ''"),
+        ({"setting": "huge"}, r"setting is 'huge'; choose one of mini, tiny"),
+    ],
+)
+def test_a_value_of_no_use_is_refused_in_one_sentence(values, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        checked(values)
+    assert "\n" not in str(caught.value)
