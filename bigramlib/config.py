@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
-from numbers import Real
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from bigramlib.models import LanguageModel
+from bigramlib.numeric import Number, number, whole_number
 from bigramlib.targets import Target
 
 if TYPE_CHECKING:
-    Number = float
     Whole = int
-else:  # what may be given; what is kept is a plain float or int
-    Number = Whole = Real | str
+    Real = float
+else:  # what may be given; what is kept is a plain int or float
+    Whole = Real = Number
 
-WHOLE_NUMBERS = ("steps", "batch_size", "sequence_length", "layers", "attempts", "seed")
+AT_LEAST_1 = ("steps", "batch_size", "sequence_length", "layers", "attempts")
 NUMBERS = ("sparsity_penalty", "learning_rate", "final_beta", "flattening", "undecided_share")
 LATER_DEFAULTS = {"with_replacement": True}
 """Settings that version 0.1 did not have, with what it did: at that they leave no trace, so that its runs are found again."""
@@ -50,37 +50,33 @@ class SparsifyConfig:
         seed: of the batches.
     """
 
-    sparsity_penalty: Number = 10.0
+    sparsity_penalty: Real = 10.0
     steps: Whole = 150
     batch_size: Whole = 8
     sequence_length: Whole = 128
-    learning_rate: Number = 9e-3
-    final_beta: Number = 1000.0
-    flattening: Number | None = 0.5
+    learning_rate: Real = 9e-3
+    final_beta: Real = 1000.0
+    flattening: Real | None = 0.5
     with_replacement: bool = True
     attention: bool = True
     layers: Whole | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
-    undecided_share: Number = 0.01
+    undecided_share: Real = 0.01
     attempts: Whole = 1
     seed: Whole = 0
 
     def __post_init__(self) -> None:
-        for name in WHOLE_NUMBERS + NUMBERS:
-            value = getattr(self, name)
-            if value is not None:
-                object.__setattr__(self, name, as_number(name, value, whole=name in WHOLE_NUMBERS))
+        for name in AT_LEAST_1 + NUMBERS + ("seed",):
+            if (value := getattr(self, name)) is not None:
+                plain = float(number(name, value)) if name in NUMBERS else whole_number(name, value)
+                object.__setattr__(self, name, plain)
+                if plain < (least := int(name in AT_LEAST_1)) and name not in NUMBERS:
+                    raise ValueError(f"{name} is {plain}; it must be a whole number, at least {least}.")
         if not (self.sparsity_penalty >= 0 and math.isfinite(self.sparsity_penalty)):
             raise ValueError(
                 f"sparsity_penalty (lambda) is {self.sparsity_penalty}; it must be zero or a positive number. "
                 "Use Subnetwork.full or Subnetwork.empty for the limits."
             )
-        for name in ("steps", "batch_size", "sequence_length", "attempts", "layers"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; it must be a whole number, at least 1.")
-        if self.seed < 0:
-            raise ValueError(f"seed is {self.seed}; it must be a whole number, at least 0.")
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise ValueError(f"learning_rate is {self.learning_rate}; it must be a positive number.")
         if not self.final_beta >= 1:
@@ -106,7 +102,7 @@ class SparsifyConfig:
         return getattr(torch, self.precision)
 
     @classmethod
-    def suited(cls, model: LanguageModel, target: Target, sparsity_penalty: Number = 10.0, seed: Whole = 0) -> SparsifyConfig:
+    def suited(cls, model: LanguageModel, target: Target, sparsity_penalty: Real = 10.0, seed: Whole = 0) -> SparsifyConfig:
         """The shortest schedule known to find good subnetworks in a model of this size, for this target.
 
         A target that reads the context is learnt from running text, a bigram table from i.i.d. tokens. Models above
@@ -127,7 +123,7 @@ class SparsifyConfig:
         return chosen
 
     @classmethod
-    def paper(cls, sparsity_penalty: Number, seed: Whole = 0) -> SparsifyConfig:
+    def paper(cls, sparsity_penalty: Real, seed: Whole = 0) -> SparsifyConfig:
         """The recipe of the paper's release: 15,000 steps of 32 x 128 tokens, beta times 1.001 a step, three attempts in all.
 
         It goes through the text without repetition, as long as there is text; its 480,000 sequences are 61M tokens.
@@ -144,22 +140,6 @@ class SparsifyConfig:
             attempts=3,
             seed=seed,
         )
-
-
-def as_number(name: str, value: object, whole: bool = False) -> int | float:
-    """A setting as a plain number, whatever it came as: numpy's numbers, or texts such as YAML's "1e1".
-
-    Raises:
-        ValueError: it is no number, or not a whole one.
-    """
-    kind = "whole number" if whole else "number"
-    try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} is {value!r}; it must be a {kind}.") from None
-    if whole and not number.is_integer():
-        raise ValueError(f"{name} is {value!r}; it must be a whole number.")
-    return int(number) if whole else number
 
 
 def fast_precision(device: torch.device) -> Literal["float32", "bfloat16"]:

@@ -22,18 +22,8 @@ from bigramlib.sources import SELF, check_source, fingerprint, listed, read_docu
 from bigramlib.store import content_hash, store_folder, stored_folder
 
 __all__ = [
-    "DOCUMENT_SEPARATOR",
-    "EVALUATION_SHARE",
-    "SELF",
-    "SEQUENCE_LENGTH",
-    "Number",
-    "TokenCorpus",
-    "check_source",
-    "load_corpus",
-    "read_documents",
-    "stored_corpus",
-    "tokenizer_hash",
-    "whole_number",
+    "DOCUMENT_SEPARATOR", "EVALUATION_SHARE", "SELF", "SEQUENCE_LENGTH", "TokenCorpus", "check_source", "load_corpus",
+    "read_documents", "stored_corpus", "tokenizer_hash",
 ]  # fmt: skip
 
 SEQUENCE_LENGTH = 128
@@ -275,6 +265,11 @@ def _write(documents: Iterable[Sequence[int]], folder: Path, name: str, vocabula
     with (folder / "all.bin").open("wb") as file:
         for ids in documents:
             if len(ids):
+                if max(ids) >= vocabulary_size:
+                    raise ValueError(
+                        f"The text {name!r} has the token {max(ids)}, which a vocabulary of {vocabulary_size} lacks; tokenize "
+                        "it with the model's own tokenizer."
+                    )
                 content = np.asarray(ids, dtype=dtype).tobytes()
                 file.write(content)
                 lengths.append(len(ids))

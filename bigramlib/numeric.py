@@ -1,22 +1,54 @@
-"""Numbers as users give them: Python's, NumPy's, and whole ones with a fraction of zero."""
+"""Numbers as users give them: Python's, NumPy's, torch's, and the texts that YAML and papermill make of them ("1e1")."""
 
 from __future__ import annotations
 
-import operator
+import math
+from typing import Any
 
 import numpy as np
+import torch
 
-Number = int | float | np.number
+Number = int | float | np.number | torch.Tensor | str
+"""What stands for a number."""
 
 
-def whole_number(name: str, value: object, least: int | None = None) -> int:
-    """A number given as an integer of any kind, or as a float without a fraction (YAML's 1e+4)."""
-    try:
-        number = int(value) if isinstance(value, float | np.floating) else operator.index(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError):
-        number = None
-    if number is None or number != value:
-        raise ValueError(f"{name} is {value!r}; it must be a whole number.")
-    if least is not None and number < least:
-        raise ValueError(f"{name} is {value}; it must be at least {least}.")
-    return number
+def number(
+    name: str, value: object, least: float | int = -math.inf, most: float | int = math.inf, whole: bool = False
+) -> int | float:
+    """A plain number, whatever it came as.
+
+    Args:
+        name: what it is, for the error.
+        value: what was given.
+        least: the least that it may be.
+        most: the most that it may be.
+        whole: whether it must be a whole number, which is then an int.
+
+    Raises:
+        ValueError: it is no such number.
+    """
+    plain: Any = value.item() if isinstance(value, np.generic | np.ndarray | torch.Tensor) and value.ndim == 0 else value
+    if isinstance(plain, str):
+        plain = _parsed(plain)
+    bounds = " and ".join([f"at least {least:g}"] * (least > -math.inf) + [f"at most {most:g}"] * (most < math.inf))
+    usable = isinstance(plain, int | float) and not isinstance(plain, bool) and (math.isfinite(plain) or not bounds)
+    if not usable or (whole and (not math.isfinite(plain) or plain != int(plain))):
+        kind = "a whole number" if whole else "a number"
+        raise ValueError(f"{name} is {value!r}; it must be {', '.join([kind, bounds] if bounds else [kind])}.")
+    if bounds and not least <= plain <= most:
+        raise ValueError(f"{name} is {plain!r}; it must be {bounds}.")
+    return int(plain) if whole else plain
+
+
+def whole_number(name: str, value: object, least: float | int = -math.inf) -> int:
+    """A plain whole number, whatever it came as; otherwise as `number`."""
+    return int(number(name, value, least, whole=True))
+
+
+def _parsed(text: str) -> int | float | None:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 
 from bigramlib.corpus import check_source
+from bigramlib.numeric import number
 from bigramlib.pretrain import SETTINGS
 
 Rule = Callable[[str, Any], Any]
@@ -72,28 +74,7 @@ def _folder(name: str, value: object) -> str | None:
 
 
 def _number(least: float | int, most: float | int = math.inf, whole: bool = False) -> Rule:
-    """A finite number within bounds; numpy's become Python's."""
-    wanted = f"{'a whole' if whole else 'a'} number, at least {least:g}{f' and at most {most:g}' if most < math.inf else ''}"
-
-    def number(name: str, value: object) -> int | float:
-        plain: Any = _parsed(value) if isinstance(value, str) else value
-        if isinstance(value, np.generic | np.ndarray | torch.Tensor) and value.ndim == 0:
-            plain = value.item()
-        usable = isinstance(plain, int | float) and not isinstance(plain, bool) and least <= plain <= most and plain != math.inf
-        if not usable or (whole and plain != int(plain)):
-            raise ValueError(f"{name} is {value!r}; it must be {wanted}.")
-        return int(plain) if whole else plain
-
-    return number
-
-
-def _parsed(text: str) -> int | float | None:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            pass
-    return None
+    return partial(number, least=least, most=most, whole=whole)
 
 
 def _list(item: Rule, empty: bool = False) -> Rule:

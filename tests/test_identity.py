@@ -197,7 +197,7 @@ def test_ids_with_gaps_are_not_cut_off(tokenizer):
     given = word_tokenizer({"a": 0, "b": 1, "c": 100, "d": 150, "?": 2}, unk_token="?")
     model = LanguageModel("tiny", build("llama", tokenizer).hf, given)
     assert model.vocabulary_size == 151
-    train, _ = model.load_corpus(["a b c d", "d c b a"] * 3)
+    train, _ = model.load_corpus([f"c d {'a ' * number}" for number in range(1, 6)])
     table = BigramTable.from_corpus(train)
     assert table.surprisals(np.array([100]), np.array([150])) < np.inf
 
