@@ -1,5 +1,6 @@
 """Tiny random models and corpora; shape annotations of the library are enforced; nothing reaches the network."""
 
+import copy
 import importlib
 import os
 import pkgutil
@@ -73,7 +74,7 @@ def build(name: str, tokenizer, seed: int = 0) -> LanguageModel:
     """A tiny random model with weights large enough that every matrix matters."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        hf = AutoModelForCausalLM.from_config(CONFIGS[name], attn_implementation="eager")
+        hf = AutoModelForCausalLM.from_config(copy.deepcopy(CONFIGS[name]), attn_implementation="eager")
         with torch.no_grad():
             for parameter in hf.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.2)
