@@ -257,3 +257,11 @@ def test_rotary_models_may_read_longer_sequences_which_is_told_once(tokenizer, c
 def test_a_model_made_in_inference_mode_is_refused(tokenizer):
     with torch.inference_mode(), pytest.raises(ValueError, match=r"made within torch.inference_mode"):
         build("llama", tokenizer)
+
+
+def test_own_samples_are_of_the_ends_of_text_that_the_model_knows(tokenizer, monkeypatch):
+    monkeypatch.setattr("bigramlib.models.SELF_TOKENS", 2000)
+    first, second = (build("llama", tokenizer) for _ in range(2))
+    second.hf.generation_config.eos_token_id = [17]
+    assert first.hash == second.hash
+    assert 17 in first.load_corpus("self")[0].ids and 17 not in second.load_corpus("self")[0].ids
