@@ -19,11 +19,13 @@ $(foreach name,$(GIVEN),$(eval override $(name) := $$(value $(name))))
 export $(GIVEN)
 
 # `make reproduce`, `make lab`, `make bench` and the library have one store: $BIGRAMLIB_STORE, by default .store in this checkout.
-STORE := $(or $(value BIGRAMLIB_STORE),.store)
+NAMED := $(value BIGRAMLIB_STORE)
+STORE := $(or $(NAMED),.store)
 STORE := $(if $(filter /% ~%,$(firstword $(STORE))),,$(CURDIR)/)$(STORE)
 reproduce lab bench: override export BIGRAMLIB_STORE := $(STORE)
 test: override export BIGRAMLIB_STORE := $(CURDIR)/$(WORK)/test/store
 notebooks pretrain: override export BIGRAMLIB_STORE := $(CURDIR)/$(WORK)/store
+clean: override export BIGRAMLIB_STORE := $(NAMED)
 
 HEADLESS := reproduce test notebooks pretrain bench
 $(HEADLESS): export HF_HUB_DISABLE_TELEMETRY := 1
@@ -38,8 +40,9 @@ CORPORA := sotu self
 LOCATE = absolute() { case "$$1" in "~/"*) printf %s "$$HOME/$${1\#??}";; /*) printf %s "$$1";; \
 		*) if [ -e "$$1" ]; then printf %s "$$PWD/$${1\#./}"; else printf %s "$$1"; fi;; esac; }; \
 	located() { case " $$2 " in *" $${1%%@*} "*) printf %s "$$1"; return;; esac; \
-		case "$$1" in hf:*:*) set -- "$${1\#hf:}"; printf hf:; absolute "$${1%%:*}"; printf %s ":$${1\#*:}";; \
-		hf:*) printf hf:; absolute "$${1\#hf:}";; *) absolute "$$1";; esac; }
+		case "$$1" in hf:*) set -- "$${1\#hf:}"; printf hf:; if [ -e "$$1" ]; then absolute "$$1"; return; fi; \
+		case "$$1" in *:*) absolute "$${1%%:*}"; printf %s ":$${1\#*:}";; *) absolute "$$1";; esac;; \
+		*) absolute "$$1";; esac; }
 
 # Notebook 02 trains its masks live; the other tests of notebooks load those that `make notebooks` trained.
 LIVE := $(WORK)/test/notebooks/02_find_subnetworks.ipynb
@@ -99,7 +102,7 @@ bench: .venv/ready
 	@for question in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$question || exit 1; done
 
 clean:
-	@given=$$(cd "$${BIGRAMLIB_STORE:-/}" 2>/dev/null && pwd -P); \
+	@$(LOCATE); unset CDPATH; given=$$(cd "$$(absolute "$${BIGRAMLIB_STORE:-/}")" 2>/dev/null && pwd -P); \
 	for place in .store $(WORK); do \
 		[ -e $$place ] || continue; \
 		case "$$given/" in \

@@ -38,7 +38,7 @@ def main() -> None:
         else:
             for path in options.notebooks:
                 tidy(path)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"make: {error}")
 
 

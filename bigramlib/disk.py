@@ -23,6 +23,9 @@ from safetensors import SafetensorError
 DAY = 24 * 3600.0
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 """What disks say that are full or cannot be written."""
+UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
+"""What file systems say to a request that they do not know."""
+LONGEST_PREFIX = 100
 
 
 @contextmanager
@@ -79,7 +82,7 @@ def written_whole(path: Path, replace: bool = True) -> Iterator[Path]:
     workplace, ours = None, True
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        workplace = Path(tempfile.mkdtemp(prefix=f".{path.name}.{_HERE}-{os.getpid()}.", dir=path.parent))
+        workplace = Path(tempfile.mkdtemp(prefix=f"{_leftover_prefix(path)}{_HERE}-{os.getpid()}.", dir=path.parent))
         temporary = workplace / path.name
         ours = False
         yield temporary
@@ -89,7 +92,11 @@ def written_whole(path: Path, replace: bool = True) -> Iterator[Path]:
             return
         if temporary.is_dir() and path.is_dir():
             path.replace(workplace / "before")
-        temporary.replace(path)
+        try:
+            temporary.replace(path)
+        except OSError:
+            if replace or not path.exists():  # otherwise another process has just been faster
+                raise
     except OSError as error:
         if not ours and error.errno not in UNWRITABLE:
             raise
@@ -113,18 +120,28 @@ def _settle(temporary: Path, mode: int) -> None:
     """Give files their mode and let the disk have their content before their name."""
     for file in [temporary] if temporary.is_file() else temporary.rglob("*"):
         if file.is_file():
-            with suppress(PermissionError):  # some mounts have one mode for all
+            with suppress(OSError):  # some mounts have one mode for all
                 file.chmod(mode)
             with file.open("rb+") as written:
-                os.fsync(written.fileno())
+                try:
+                    os.fsync(written.fileno())
+                except OSError as error:
+                    if error.errno not in UNSUPPORTED:
+                        raise
+
+
+def _leftover_prefix(path: Path) -> str:
+    """How what is half-written of a file or folder begins; names may be as long as a file system takes."""
+    return f".{os.fsdecode(os.fsencode(path.name)[:LONGEST_PREFIX])}."
 
 
 def remove_leftovers(path: Path) -> None:
     """Remove what killed processes of this machine left half-written beside `path`, and what is older than a day."""
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*"):
+    prefix = _leftover_prefix(path)
+    for leftover in path.parent.glob(f"{glob.escape(prefix)}*"):
         with suppress(OSError):
             newest = max(part.stat().st_mtime for part in [leftover, *leftover.rglob("*")])
-            if _is_of_the_dead(leftover.name.removeprefix(f".{path.name}.")) or time.time() - newest > DAY:
+            if _is_of_the_dead(leftover.name.removeprefix(prefix)) or time.time() - newest > DAY:
                 shutil.rmtree(leftover, ignore_errors=True)
 
 
@@ -143,10 +160,10 @@ def _is_of_the_dead(writer: str) -> bool:
 
 
 def _machine() -> str:
-    """A name for this machine and, where they are apart, the process numbers in this container."""
+    """A name for this machine since it started and, where they are apart, the process numbers in this container."""
     name = socket.gethostname()
     with suppress(OSError):
-        name += str(Path("/proc/self/ns/pid").readlink())
+        name += str(Path("/proc/self/ns/pid").readlink()) + Path("/proc/sys/kernel/random/boot_id").read_text()
     return hashlib.sha256(name.encode()).hexdigest()[:8]
 
 

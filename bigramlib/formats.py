@@ -27,6 +27,10 @@ FOREIGN_SUFFIXES = {
 FOREIGN_HEADS = {
     rb"\s*(<!--.*?-->\s*)*<(!doctype|html|head|body)\b": "HTML",
     rb"\s*<\?xml\b": "XML",
+    rb"\s*<[a-z][\w:.-]*\s+[\w:.-]+\s*=\s*[\"'][^<>]*>": "HTML or XML",
+    rb"\s*<(title|meta|div|p|span|table|ul|ol|h[1-6]|article|section|center|pre|a|b|i)\s*>.*</": "HTML",
+    rb"(\s|%[^\n]*\n)*\\documentclass\b": "LaTeX",
+    rb"%!PS\b": "PostScript",
     rb"\{\\rtf": "RTF",
     rb"%PDF-": "a PDF",
     rb"PK\x03\x04": "a zip archive or an office document",
@@ -67,17 +71,14 @@ def reader(path: Path) -> Callable[[Path, str], Iterator[str]]:
 
 
 def _is_json(path: Path) -> bool:
-    """Whether the first line is a JSON object, or the whole file JSON."""
-    try:
-        if isinstance(json.loads(next((line for line in lines(path) if line.strip()), "")), dict):
-            return True
-    except (ValueError, RecursionError):
-        pass
-    try:
-        json.loads("\n".join(lines(path)))
-    except (ValueError, RecursionError):
-        return False
-    return True
+    """Whether it begins with a whole JSON object, on one line or several, or is JSON from its beginning to its end."""
+    for text in (next((line for line in lines(path) if line.strip()), ""), "\n".join(lines(path))):
+        try:
+            value, end = json.JSONDecoder().raw_decode(text.strip())
+        except (ValueError, RecursionError):
+            continue
+        return isinstance(value, dict) or end == len(text.strip())
+    return False
 
 
 def _decoded(path: Path) -> Iterator[str]:
@@ -110,18 +111,32 @@ def lines(path: Path, last: bool = False) -> Iterator[str]:
         yield ""
 
 
+def documents(path: Path, text_column: str, whole: bool) -> Iterator[str]:
+    """The documents of a file; `whole` makes plain text without separators a single one."""
+    check_is_text(path)
+    if (read := reader(path)) is _text and whole and not _has_separators(path):
+        yield "\n".join(lines(path, last=True))
+    else:
+        yield from read(path, text_column)
+
+
+def _has_separators(path: Path) -> bool:
+    return any(DOCUMENT_SEPARATOR in line for line in lines(path))
+
+
 def _text(path: Path, text_column: str) -> Iterator[str]:
-    """One document a line or, if there are separator lines, one between each two of them."""
-    if DOCUMENT_SEPARATOR not in lines(path):
+    """One document a line or, if there are separators, on lines of their own or not, one between each two of them."""
+    if not _has_separators(path):
         yield from lines(path)
         return
     document: list[str] = []
     for line in chain(lines(path), [DOCUMENT_SEPARATOR]):
-        if line == DOCUMENT_SEPARATOR:
+        first, *others = line.split(DOCUMENT_SEPARATOR)
+        if first.strip() or not others:
+            document.append(first)
+        for other in others:
             yield "\n".join(document)
-            document = []
-        else:
-            document.append(line)
+            document = [other] if other.strip() else []
 
 
 def _json_lines(path: Path, text_column: str) -> Iterator[str]:

@@ -332,7 +332,7 @@ class LanguageModel:
         seed = whole_number("seed", seed, least=0)
         return stored_corpus(
             ("samples 2", self.hash, self._ends, SELF_TOKENS, seed),
-            lambda: self.sample_documents(SELF_TOKENS, seed),
+            lambda: ((ids, " ".join(map(str, ids))) for ids in self.sample_documents(SELF_TOKENS, seed)),
             SELF,
             self.tokenizer,
             self.vocabulary_size,

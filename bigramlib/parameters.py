@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -70,7 +71,17 @@ def _setting(name: str, value: object) -> str:
 
 
 def _folder(name: str, value: object) -> str | None:
-    return None if value is None else _text(name, value)
+    if value is None:
+        return None
+    folder = Path(os.path.expanduser(_text(name, value))).absolute()  # noqa: PTH111 (an unknown ~user is no error)
+    try:
+        place = next(place for place in (folder, *folder.parents) if place.exists())
+        usable = place.is_dir() and os.access(place, os.W_OK | os.X_OK)
+    except OSError:
+        usable = False
+    if not usable:
+        raise ValueError(f"{name} is {value!r}, where nothing can be written; give another folder.")
+    return str(value)
 
 
 def _number(least: float | int, most: float | int = math.inf, whole: bool = False) -> Rule:

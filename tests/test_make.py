@@ -117,9 +117,10 @@ def test_a_name_of_nothing_here_stays_as_it_is(checkout, value):
     assert checkout.given()["model"] == checkout.given()["corpus"] == value
 
 
-@pytest.mark.parametrize("value", ["hf:data", "hf:data:en", "hf:data:en:train"])
+@pytest.mark.parametrize("value", ["hf:data", "hf:data:en", "hf:data:en:train", "hf:data: of mine"])
 def test_a_local_dataset_is_named_by_where_it_lies(checkout, value):
     (checkout.root / "data").mkdir()
+    (checkout.root / "data: of mine").mkdir()
     checkout.make("reproduce", "NOTEBOOKS=01", f"CORPUS={value}")
     assert checkout.given()["corpus"] == value.replace("data", f"{checkout.root}/data", 1)
 
@@ -217,8 +218,13 @@ def test_clean_removes_what_is_the_checkouts_own_and_says_so(checkout, tmp_path)
     assert checkout.make("clean") == (0, "")
 
 
-@pytest.mark.parametrize("named", [".store", ".store/mine", "{root}/.store/mine"])
-def test_clean_never_removes_a_store_that_the_user_named(checkout, named):
-    (checkout.root / ".store/mine").mkdir(parents=True)
-    code, output = checkout.make("clean", BIGRAMLIB_STORE=named.format(root=checkout.root))
+@pytest.mark.parametrize("how", ["argument", "environment"])
+@pytest.mark.parametrize("named", [".store", ".store/mine", "{root}/.store/mine", ".store/a$b $(c)", "~/.store/mine"])
+def test_clean_never_removes_a_store_that_the_user_named(checkout, tmp_path, named, how):
+    for folder in ("mine", "a$b $(c)"):
+        (checkout.root / ".store" / folder).mkdir(parents=True)
+    (tmp_path / ".store" / "mine").mkdir(parents=True)
+    given = {"BIGRAMLIB_STORE": named.format(root=checkout.root)}
+    arguments, outside = (["=".join(*given.items())], {}) if how == "argument" else ([], given)
+    code, output = checkout.make("clean", *arguments, HOME=str(checkout.root), CDPATH=str(tmp_path), **outside)
     assert code == 0 and ".store is left" in output and (checkout.root / ".store/mine").exists()

@@ -112,3 +112,14 @@ def test_a_value_of_no_use_is_refused_in_one_sentence(values, message):
     with pytest.raises(ValueError, match=message) as caught:
         checked(values)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("place", ["file", "file/deeper", "locked/deeper"])
+def test_a_place_where_no_figure_can_be_written_is_refused_and_nothing_is_made(tmp_path, monkeypatch, place):
+    (tmp_path / "file").touch()
+    (tmp_path / "locked").mkdir()
+    monkeypatch.setattr("os.access", lambda where, mode: where.name != "locked")
+    with pytest.raises(ValueError, match=r"figures is .*, where nothing can be written; give another folder"):
+        checked({"figures": str(tmp_path / place)})
+    wanted = str(tmp_path / "some" / "where")
+    assert checked({"figures": wanted}) == {"figures": wanted} and not (tmp_path / "some").exists()

@@ -140,6 +140,11 @@ FOREIGN = {
     "g.txt": (b"{\\rtf1 one}", "RTF"),
     "h.txt.gz": (gzip.compress(b"a/b.txt" + bytes(505)), "an archive"),
     "i": (b"\x7fELF\x02\x01\x01\0", "a program's file"),
+    "j.txt": (b'<div class="page">\none\n', "HTML or XML"),
+    "wiki_00": (b'\n<doc id="12" url="x" title="One">\nOne\n', "HTML or XML"),
+    "k.txt": (b"<p>one</p>\n<p>two</p>", "HTML"),
+    "l.txt": (b"% a note\n\\documentclass{article}\n", "LaTeX"),
+    "m.txt": (b"%!PS-Adobe-3.0\n", "PostScript"),
     "table.csv": (b"<html><body>Please log in\n", "HTML"),
 }
 
@@ -165,7 +170,18 @@ def test_archives_are_refused_and_a_notebook_by_another_name_too(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["< 5 apples\n> 6 pears", "<3 you\nbye", "[Applause.]\nThank you", '["Hi", he said]\n{"so"} it', "a\\b\n%d"]
+    "text",
+    [
+        "< 5 apples\n> 6 pears",
+        "<unk> is\nunknown",
+        "<a> and <b>",
+        "<think>\nso</think>",
+        '{"so"}\n{it goes}',
+        "<3 you\nbye",
+        "[Applause.]\nThank you",
+        '["Hi", he said]\n{"so"} it',
+        "a\\b\n%d",
+    ],
 )
 def test_prose_with_signs_of_markup_is_text(tmp_path, text):
     (tmp_path / "a.txt").write_text(text)
@@ -308,3 +324,73 @@ def test_any_bytes_give_text_or_a_sentence(tmp_path, suffix, content):
         assert all(type(text) is str for text in read_documents(path))
     except ValueError as error:
         assert f"bytes{suffix}" in str(error)
+
+
+def test_a_separator_ends_a_document_wherever_it_stands_in_a_file_or_a_folder_of_files(tmp_path):
+    (tmp_path / "a.txt").write_text("one\n  two\n<|endoftext|>\nthree<|endoftext|> \nfour<|endoftext|>five\n\nsix")
+    (tmp_path / "b.txt").write_text("seven\neight\n")
+    documents = ["one\n  two", "three", "four", "five\n\nsix"]
+    assert list(read_documents(tmp_path / "a.txt")) == documents
+    assert list(read_documents(tmp_path)) == [*documents, "seven\neight\n"]
+
+
+@pytest.mark.parametrize("form", [json_lines, json_array, json_strings, frame])
+def test_a_table_by_the_name_of_a_text_is_read_as_a_table_in_a_folder_too(tmp_path, form):
+    form(tmp_path / "a.txt", DOCUMENTS)
+    (tmp_path / "b.txt").write_text("plain\ntext")
+    assert list(read_documents(tmp_path)) == [*DOCUMENTS, "plain\ntext"]
+
+
+def test_json_of_another_layout_is_never_counted_as_text(tmp_path):
+    (tmp_path / "a.txt").write_text("".join(json.dumps({"text": text}, indent=1) + "\n" for text in DOCUMENTS))
+    with pytest.raises(ValueError, match=r"Line 1 of .* is not JSON"):
+        list(read_documents(tmp_path / "a.txt"))
+
+
+@pytest.mark.parametrize("within", [False, True])
+def test_pipes_and_links_to_nothing_are_named_and_nobody_waits_for_them(tmp_path, within):
+    (tmp_path / "other.txt").write_text("one")
+    os.mkfifo(tmp_path / "pipe.txt")
+    (tmp_path / "link.txt").symlink_to("nowhere")
+    for name, message in (("pipe.txt", "neither a file nor a folder"), ("link.txt", "a link to nothing")):
+        folder = tmp_path / f"with {name}"
+        folder.mkdir()
+        (tmp_path / name).rename(folder / name)
+        with pytest.raises(ValueError, match=f"{name}' is {message}"):
+            check_source(folder if within else folder / name)
+
+
+def test_no_name_at_all_is_not_the_folder_where_one_is(tmp_path, monkeypatch, tokenizer):
+    filled(tmp_path / "here", ["a.txt"])
+    monkeypatch.chdir(tmp_path / "here")
+    for read in (check_source, lambda source: list(read_documents(source)), lambda source: load_corpus(source, tokenizer)):
+        with pytest.raises(ValueError, match="There is no corpus ''"):
+            read("")
+    with pytest.raises(ValueError, match="There is no corpus"):
+        load_corpus("a\0b", tokenizer)
+
+
+@pytest.mark.parametrize("name", ["json", "text", "csv", "a/b"])
+def test_a_dataset_in_a_folder_is_that_folder_whatever_its_name(tmp_path, monkeypatch, name):
+    (tmp_path / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    json_lines(tmp_path / name / "train.jsonl", ["one", "two"])
+    for other in ("x.jsonl", "x.csv"):
+        FORMS[other[1:]](tmp_path / other, ["of another folder"])
+    (tmp_path / "x.txt").write_text("of another folder")
+    assert list(read_documents(f"hf:{name}")) == ["one", "two"]
+
+
+def test_a_dataset_of_markup_or_a_file_in_place_of_one_is_refused_before_any_work(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.txt").write_text("<!doctype html>\n<p>one</p>")
+    json_lines(tmp_path / "a.jsonl", ["one"])
+    for place, message in (("data", "is HTML, not plain text"), ("a.jsonl", "is a file, not a dataset; .* without 'hf:'")):
+        for read in (check_source, lambda source: list(read_documents(source))):
+            with pytest.raises(ValueError, match=message):
+                read(f"hf:{tmp_path / place}")
+
+
+def test_files_of_other_kinds_in_a_folder_are_left_out_with_a_warning(tmp_path, caplog):
+    assert list(read_documents(filled(tmp_path, ["LICENSE.txt", "a.md", "b.jsonl", "c.png"]))) == ["text of LICENSE.txt"]
+    assert "is read from its .txt files; 2 others are left out, such as 'a.md'" in caplog.text

@@ -343,3 +343,41 @@ def test_the_file_of_a_lock_has_the_mode_of_the_umask(tmp_path):
 
 def test_numbers_of_numpy_hash_as_the_numbers_that_they_are():
     assert content_hash({"a": np.int64(3)}, np.float64(0.5)) == content_hash({"a": 3}, 0.5)
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS, errno.ENOTSUP])
+def test_files_are_written_where_the_file_system_knows_no_modes_and_no_flushing(tmp_path, monkeypatch, number):
+    monkeypatch.setattr(os, "fsync", failing(OSError(number, os.strerror(number))))
+    monkeypatch.setattr(os, "chmod", failing(OSError(number, os.strerror(number))))
+    with written_whole(tmp_path / "a") as file:
+        file.write_text("content")
+    assert (tmp_path / "a").read_text() == "content"
+
+
+def test_a_disk_that_fails_to_flush_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", failing(OSError(errno.EIO, os.strerror(errno.EIO))))
+    with pytest.raises(OSError, match="could not be written"), written_whole(tmp_path / "a") as file:
+        file.write_text("content")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["n" * 255, "ä" * 127])
+def test_names_may_be_as_long_as_the_file_system_takes(tmp_path, name):
+    with written_whole(tmp_path / name) as file:
+        file.write_text("content")
+    (leftover := tmp_path / f"{disk._leftover_prefix(tmp_path / name)}{disk._HERE}-{2**22 + 1}.x").mkdir()
+    remove_leftovers(tmp_path / name)
+    assert (tmp_path / name).read_text() == "content" and not leftover.exists()
+
+
+def test_of_two_processes_that_commit_at_the_same_moment_both_end_well(tmp_path, monkeypatch):
+    replace = Path.replace
+
+    def slower(path, target):
+        target.mkdir()
+        (target / "a").write_text("theirs")
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", slower)
+    folder = stored_folder(tmp_path / "thing", lambda folder: (folder / "a").write_text("mine"))
+    assert (folder / "a").read_text() == "theirs"

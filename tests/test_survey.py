@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 from conftest import build
+from safetensors.numpy import save_file
 
-from bigramlib import BigramTable, ModelTarget, SparsifyConfig, find_subnetwork, load_model, randomly_initialized
+from bigramlib import BigramTable, ModelTarget, SparsifyConfig, Subnetwork, find_subnetwork, load_model, randomly_initialized
 from bigramlib.survey import survey, surveyed_names
 
 WORDS = ["the", "cat", "sat", "on", "the", "mat", "and", "a", "dog", "met", "a", "rat"]
@@ -49,3 +50,21 @@ def test_a_model_without_subnetworks_is_refused(on_disk):
         surveyed_names()
     with pytest.raises(ValueError, match=r"The store holds no bigram subnetwork of .*; run notebook 02"):
         survey(name, source)
+
+
+def test_what_is_no_bigram_subnetwork_that_can_be_read_is_left_out(on_disk, tmp_path, caplog):
+    name, source = on_disk
+    model = load_model(name)
+    config = SparsifyConfig(sparsity_penalty=1.0, steps=3, batch_size=2, sequence_length=16)
+    for text in (source, ["the cat sat on mat one", "a dog met a rat and a cat"] + ["and so on"] * 20):
+        train, _ = model.load_corpus(text)
+        find_subnetwork(model, BigramTable.from_corpus(train), train, config)
+    folder = tmp_path / "store" / "subnetworks"
+    Subnetwork.full(model).save(folder / "made by hand.safetensors")
+    save_file({"a": np.zeros(2)}, folder / "foreign.safetensors")
+    (folder / "empty.safetensors").touch()
+    (folder / "folder.safetensors").mkdir()
+    (folder / "link.safetensors").symlink_to("nowhere")
+    assert surveyed_names() == {name: source} and set(survey(name, source).subnetworks) == {1.0}
+    for left in ("foreign", "empty", "folder", "link", "There is no corpus 'list of 22 documents'"):
+        assert left in caplog.text
