@@ -250,10 +250,17 @@ def _tokenized(documents: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> 
         if document.strip():
             batch.append(document)
         if len(batch) == 64:
-            yield from tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]
+            yield from _ids(batch, tokenizer)
             batch = []
     if batch:
-        yield from tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]
+        yield from _ids(batch, tokenizer)
+
+
+def _ids(batch: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    try:
+        return tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]
+    except Exception as error:  # of tokenizers, which raise no other kind
+        raise ValueError(f"The tokenizer cannot read the text ({error}); give text of its own alphabet.") from error
 
 
 def _write(documents: Iterable[Sequence[int]], folder: Path, name: str, vocabulary_size: int, share: float, seed: int) -> None:
