@@ -59,7 +59,7 @@ def batches(
     shape = (config.batch_size, config.sequence_length)
     power = config.flattening
     if power is None:
-        uniform = torch.full(shape, 1 / math.prod(shape), dtype=torch.float32)
+        uniform = torch.full(shape, 1 / math.prod(shape), dtype=torch.float32, device="cpu")
         if config.with_replacement:
             return lambda: (torch.from_numpy(corpus.sample(*shape, generator)), uniform)
         sequences = each_once(corpus, config.sequence_length, int(generator.integers(2**62)), begun * config.batch_size)

@@ -14,6 +14,7 @@ from bigramlib.bootstrap import mean_interval, warn_of_few
 from bigramlib.corpus import SEQUENCE_LENGTH, TokenCorpus
 from bigramlib.evaluate import evaluate
 from bigramlib.models import LanguageModel
+from bigramlib.numeric import full_precision
 from bigramlib.progress import tqdm
 from bigramlib.subnetwork import Subnetwork
 from bigramlib.targets import BigramTable
@@ -89,7 +90,7 @@ def token_losses(model: LanguageModel, subnetwork: Subnetwork, behaviour: Behavi
     """Cross-entropy of each chosen token, nats, less that of the compared one if any, when only the subnetwork is kept."""
     counted = behaviour.chosen if behaviour.compared is None else behaviour.chosen | behaviour.compared
     found = []
-    with torch.inference_mode(), subnetwork.applied(model):
+    with torch.inference_mode(), full_precision(), subnetwork.applied(model):
         for begin in range(0, len(behaviour.ids), BATCH):
             here = slice(begin, begin + BATCH)
             ids, following, place = (

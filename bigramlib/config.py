@@ -6,19 +6,22 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import torch
 
 from bigramlib.models import LanguageModel
-from bigramlib.numeric import Number, number, whole_number
+from bigramlib.numeric import number, whole_number
 from bigramlib.targets import Target
 
 if TYPE_CHECKING:
     Whole = int
     Real = float
+    Switch = bool
 else:  # what may be given; what is kept is a plain int or float
-    Whole = Real = Number
+    Whole = Real = Switch = object
 
 AT_LEAST_1 = ("steps", "batch_size", "sequence_length", "layers", "attempts")
+SWITCHES, OPTIONAL = ("with_replacement", "attention"), ("flattening", "layers")
 NUMBERS = ("sparsity_penalty", "learning_rate", "final_beta", "flattening", "undecided_share")
 LATER_DEFAULTS = {"with_replacement": True}
 """Settings that version 0.1 did not have, with what it did: at that they leave no trace, so that its runs are found again."""
@@ -57,8 +60,8 @@ class SparsifyConfig:
     learning_rate: Real = 9e-3
     final_beta: Real = 1000.0
     flattening: Real | None = 0.5
-    with_replacement: bool = True
-    attention: bool = True
+    with_replacement: Switch = True
+    attention: Switch = True
     layers: Whole | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     undecided_share: Real = 0.01
@@ -66,8 +69,12 @@ class SparsifyConfig:
     seed: Whole = 0
 
     def __post_init__(self) -> None:
+        for name in SWITCHES:
+            if not isinstance(value := getattr(self, name), bool | np.bool_):
+                raise ValueError(f"{name} is {value!r}; it must be True or False.")
+            object.__setattr__(self, name, bool(value))
         for name in AT_LEAST_1 + NUMBERS + ("seed",):
-            if (value := getattr(self, name)) is not None:
+            if (value := getattr(self, name)) is not None or name not in OPTIONAL:
                 plain = float(number(name, value)) if name in NUMBERS else whole_number(name, value)
                 object.__setattr__(self, name, plain)
                 if plain < (least := int(name in AT_LEAST_1)) and name not in NUMBERS:
@@ -79,8 +86,10 @@ class SparsifyConfig:
             )
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise ValueError(f"learning_rate is {self.learning_rate}; it must be a positive number.")
-        if not self.final_beta >= 1:
-            raise ValueError(f"final_beta is {self.final_beta}; it must be at least 1, where beta starts.")
+        if not 1 <= self.final_beta < math.inf:
+            raise ValueError(f"final_beta is {self.final_beta}; it must be at least 1, where beta starts, and finite.")
+        if not math.isfinite(self.undecided_share):
+            raise ValueError(f"undecided_share is {self.undecided_share}; it must be a finite number.")
         if self.precision not in ("float32", "bfloat16"):
             raise ValueError(f"precision is {self.precision!r}; use 'float32' or 'bfloat16'.")
         if self.flattening is not None and not 0 <= self.flattening <= 1:

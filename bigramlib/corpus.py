@@ -249,7 +249,11 @@ def _tokenized(documents: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> 
     """The token ids of each document that is not blank, and its text."""
     shown = filter(str.strip, tqdm(documents, desc="tokenizing", unit=" documents"))
     while batch := list(islice(shown, 64)):
-        yield from zip(tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"], batch, strict=True)
+        try:
+            ids = tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]
+        except Exception as error:  # of tokenizers, which raise no other kind
+            raise ValueError(f"The tokenizer cannot read the text ({error}); give text of its own alphabet.") from error
+        yield from zip(ids, batch, strict=True)
 
 
 def _write(

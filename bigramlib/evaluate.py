@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from bigramlib.bootstrap import correlation, correlation_interval, mean_interval, warn_of_few
 from bigramlib.corpus import SEQUENCE_LENGTH, TokenCorpus
 from bigramlib.models import LanguageModel
+from bigramlib.numeric import full_precision
 from bigramlib.progress import tqdm
 from bigramlib.subnetwork import Subnetwork
 from bigramlib.targets import BigramTable
@@ -96,6 +97,7 @@ def evaluate(
     surprisals, kls = [], []
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
+        stack.enter_context(full_precision())
         if subnetwork:
             stack.enter_context(subnetwork.applied(model))
             stack.enter_context(model.skipping(subnetwork.empty_blocks))

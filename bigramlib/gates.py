@@ -88,7 +88,7 @@ class _Gates:
 
     def masks(self) -> dict[str, Tensor]:
         """The hard masks s > 0, on the CPU; nothing is kept of matrices that were not searched."""
-        masks = {name: torch.zeros(shape, dtype=torch.bool) for name, shape in self.shapes.items()}
+        masks = {name: torch.zeros(shape, dtype=torch.bool, device="cpu") for name, shape in self.shapes.items()}
         for block in self.blocks.values():
             for name, part in block.split(block.logits > 0):
                 masks[name] = part.cpu().clone()

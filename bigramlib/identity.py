@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from typing import TYPE_CHECKING
 
+import torch
 from transformers import PretrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
 
 from bigramlib.store import content_hash, tensors_hash
 
@@ -20,6 +23,8 @@ IRRELEVANT = frozenset({
     "transformers_version", "unk_token_id", "use_cache", "vocab_size",
 })  # fmt: skip
 """Fields of a configuration that the forward pass of a frozen model does not depend on, or that its weights show."""
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 KNOWN_BY_WEIGHTS = {
     "78bd3ae5a8632dc333181b082db437635aab7f629a74bf467a57e4cc2f28fb22": "mini, at every checkpoint",
@@ -60,18 +65,45 @@ def configuration(config: PretrainedConfig) -> dict:
     return json.loads(json.dumps(chosen | {"model_type": config.model_type}, sort_keys=True, default=str))
 
 
-def build_hash(hf: PreTrainedModel) -> str:
-    """SHA-256 (hex) of a model's modules and buffers, which tells whether they are still those that it was built with.
+def as_configured(hf: PreTrainedModel) -> PreTrainedModel:
+    """A model of the same class and configuration whose weights are empty memory: what was changed by hand is not in it."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device("cpu"), no_init_weights():
+            return type(hf)(copy.deepcopy(hf.config)).eval()
+    finally:
+        torch.set_default_dtype(before)
 
-    Frequencies of rotary embeddings that the forward pass itself replaces, by the length of the text, are left out.
+
+def build_hash(hf: PreTrainedModel) -> str:
+    """SHA-256 (hex) of a model's modules, their numbers and computed buffers: of what it is built of beside what it stores.
+
+    What the forward pass itself replaces in rotary embeddings, by the length of the text, is left out.
     """
-    passing = {
-        f"{name}.{part}"
-        for name, module in hf.named_modules()
-        if any(kind in str(getattr(module, "rope_type", "")) for kind in ("dynamic", "longrope"))
-        for part, _ in module.named_buffers()
-    }
-    return content_hash(str(hf), tensors_hash({name: part for name, part in hf.named_buffers() if name not in passing}))
+    stored = set(hf.state_dict())
+    numbers: dict[str, dict] = {}
+    buffers: dict[str, torch.Tensor] = {}
+    for name, module in hf.named_modules():
+        if any(kind in str(getattr(module, "rope_type", "")) for kind in ("dynamic", "longrope")):
+            continue
+        buffers |= {f"{name}.{part}": buffer for part, buffer in module.named_buffers(recurse=False)}
+        if name:
+            plain = {key: value for key, value in vars(module).items() if type(value) in (bool, int, float)}
+            numbers[name] = {key: value for key, value in plain.items() if key != "training" and key[0] != "_"}
+    return content_hash(str(hf), numbers, tensors_hash({name: part for name, part in buffers.items() if name not in stored}))
+
+
+def check_unhooked(hf: PreTrainedModel, name: str) -> None:
+    """Raise ValueError if hooks, or forward passes put in their place, make a model predict what none of its facts tells."""
+    for place, module in hf.named_modules():
+        hooks = [hook for kind in HOOKS for hook in getattr(module, kind).values()]
+        ours = [hook for hook in hooks if str(getattr(hook, "__module__", "")).split(".")[0] == "transformers"]
+        if len(ours) < len(hooks) or "forward" in vars(module):
+            raise ValueError(
+                f"The module {place!r} of {name!r} has a hook or another forward pass, so that nothing which is found in the "
+                "model could be told from what is found without; remove it (handle.remove(), del module.forward)."
+            )
 
 
 def weights_state(hf: PreTrainedModel) -> list[tuple[int, int, float]]:

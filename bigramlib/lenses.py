@@ -13,6 +13,7 @@ from torch import Tensor
 from bigramlib.bootstrap import correlation, correlation_interval, mean_interval, warn_of_few
 from bigramlib.corpus import SEQUENCE_LENGTH, TokenCorpus
 from bigramlib.models import LanguageModel
+from bigramlib.numeric import full_precision
 from bigramlib.residual import ResidualMoments, residual_stream
 
 ALPHA = 1.0
@@ -111,7 +112,7 @@ def ridge_maps(
     """
     if target not in moments.cross:
         raise ValueError(f"There are no cross moments with boundary {target}; choose one of {list(moments.cross)}.")
-    penalty = alpha * torch.eye(moments.mean.shape[1], dtype=torch.float64)
+    penalty = alpha * torch.eye(moments.mean.shape[1], dtype=torch.float64, device="cpu")
     return torch.linalg.solve(moments.scatter + penalty, moments.cross[target])
 
 
@@ -142,13 +143,14 @@ class _Reading:
         self.mean, self.to_final, self.to_input = (
             part.to(model.device, torch.float32) for part in (moments.mean, to_final, to_input)
         )
-        with torch.inference_mode():
+        with torch.inference_mode(), full_precision():
             self.rows = model.hf.get_input_embeddings()(torch.arange(model.vocabulary_size, device=model.device))
             weights = torch.as_tensor(moments.token_counts / moments.n, dtype=torch.float32, device=model.device)
             self.mean_row = weights @ self.rows
             self.directions = torch.nn.functional.normalize(self.rows - self.mean_row)
 
     @torch.inference_mode()
+    @full_precision()
     def of_batch(
         self,
         stream: Float[Tensor, "boundaries batch pos d_model"],

@@ -66,6 +66,7 @@ def checkpoint_names(name: str) -> dict[int, str]:
     return {0: name}
 
 
+@torch.inference_mode(False)
 def randomly_initialized(model: LanguageModel, seed: int = 0, keep_embeddings: bool = False) -> LanguageModel:
     """A model of the same shape with fresh random weights (paper's control).
 
@@ -77,7 +78,7 @@ def randomly_initialized(model: LanguageModel, seed: int = 0, keep_embeddings: b
     config = copy.deepcopy(model.hf.config)
     embedding, unembedding = model.hf.get_input_embeddings(), model.hf.get_output_embeddings()
     config.tie_word_embeddings = embedding.weight is unembedding.weight
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(seed)
         hf = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     if keep_embeddings:

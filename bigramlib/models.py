@@ -21,8 +21,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from bigramlib import vocabulary
 from bigramlib.architectures import WRITING_COMPONENTS, Architecture
 from bigramlib.corpus import EVALUATION_SHARE, SELF, TokenCorpus, load_corpus, stored_corpus, tokenizer_hash
-from bigramlib.identity import build_hash, identity, weights_state
-from bigramlib.numeric import Number, whole_number
+from bigramlib.identity import as_configured, build_hash, check_unhooked, identity, weights_state
+from bigramlib.numeric import Number, full_precision, whole_number
 from bigramlib.progress import tqdm
 from bigramlib.store import tensors_hash
 
@@ -54,17 +54,28 @@ class LanguageModel:
     hf: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
 
+    @full_precision()
     def __post_init__(self) -> None:
+        if not isinstance(self.hf, PreTrainedModel) or not isinstance(self.tokenizer, PreTrainedTokenizerBase):
+            raise ValueError(
+                f"{self.name!r} is made of a {type(self.hf).__name__} and a {type(self.tokenizer).__name__}; give a model and "
+                "a tokenizer of transformers, without wrappers around them."
+            )
         if any(parameter.is_inference() for parameter in self.hf.parameters()):
             raise ValueError(f"{self.name!r} was made within torch.inference_mode(); load it outside of that.")
+        if any(parameter.is_meta for parameter in self.hf.parameters()):
+            raise ValueError(f"{self.name!r} has weights on the device 'meta', which holds none; load them onto the CPU.")
+        if not self.tokenizer.get_vocab():
+            raise ValueError(f"The tokenizer of {self.name!r} has no tokens; use the model's own tokenizer.")
         self.hf.float().eval().requires_grad_(False)
         self.hf.config.use_cache = False
-        self.__dict__["built"] = build_hash(self.hf)
-        missing = set(self.architecture.maskable) - {name for name, _ in self.hf.named_parameters()}
-        if missing:
+        configured = as_configured(self.hf)
+        self.__dict__["built"] = build_hash(configured)
+        check_finite(self.maskable, self.name)
+        if odd := sorted(set(self.hf.state_dict()) - set(configured.state_dict())):
             raise ValueError(
-                f"The model {self.name!r} has no parameter {sorted(missing)[0]!r}, which its architecture "
-                f"{self.architecture.model_type!r} should have; load the unchanged Hugging Face model."
+                f"The model {self.name!r} has the parameter {odd[0]!r}, which is none of its architecture; merge adapters into "
+                "the model first (merge_and_unload of PEFT)."
             )
         check_finite(dict(self.hf.named_parameters()), self.name)
         if max(self.prefix, default=0) >= self.vocabulary_size:
@@ -72,7 +83,8 @@ class LanguageModel:
                 f"The tokenizer of {self.name!r} puts the token {max(self.prefix)} before every text, but the model has "
                 f"embeddings of {self.vocabulary_size} tokens; use the model's own tokenizer."
             )
-        ids = torch.arange(min(4, self.vocabulary_size), device=self.device)[None]
+        longest = 4 if self.positions is None else max(1, self.positions - len(self.prefix))
+        ids = torch.arange(min(4, longest, self.vocabulary_size), device=self.device)[None]
         with torch.no_grad():
             own = self.hf(self.prefixed(ids)).logits[:, len(self.prefix) :, : self.vocabulary_size]
             if not torch.allclose(self.unembed(self.hidden(ids)), own, rtol=1e-3, atol=1e-3):
@@ -93,10 +105,15 @@ class LanguageModel:
         """Where its weights are."""
         return self.hf.get_input_embeddings().weight.device
 
-    @cached_property
+    @property
     def maskable(self) -> dict[str, Tensor]:
-        """The maskable weight matrices by parameter name."""
+        """The maskable weight matrices by parameter name, as the model has them now."""
         parameters = dict(self.hf.named_parameters())
+        if missing := sorted(set(self.architecture.maskable) - set(parameters)):
+            raise ValueError(
+                f"The model {self.name!r} has no parameter {missing[0]!r}, which its architecture "
+                f"{self.architecture.model_type!r} should have; load the unchanged Hugging Face model."
+            )
         return {name: parameters[name] for name in self.architecture.maskable}
 
     @property
@@ -116,9 +133,24 @@ class LanguageModel:
         return identity(self)
 
     def facts(self) -> dict[str, str]:
-        """What a result records of the model that it was found in."""
+        """What a result records of the model that it was found in.
+
+        Raises:
+            ValueError: something hooked onto the model changes its predictions.
+        """
+        self.settle()
         facts = {"model": self.name, "weights_hash": self.weights_hash}
         return facts if self.hash == self.weights_hash else facts | {"model_hash": self.hash}
+
+    def settle(self) -> None:
+        """Be as frozen as when it was made, and have the weights hashed anew, before something is kept of the model.
+
+        Raises:
+            ValueError: something hooked onto the model changes its predictions.
+        """
+        check_unhooked(self.hf, self.name)
+        self.hf.float().eval().requires_grad_(False)
+        self.forget_hashes()
 
     def forget_hashes(self) -> dict[str, object]:
         """Have the weights hashed anew at the next asking, even if no change of theirs can be seen; returns what was known."""
@@ -134,7 +166,7 @@ class LanguageModel:
         """The unembedding matrix and its bias, padding rows cut off."""
         head = self.hf.get_output_embeddings()
         bias = getattr(head, "bias", None)
-        return head.weight[: self.vocabulary_size], None if bias is None else bias[: self.vocabulary_size]
+        return head.weight[: self.vocabulary_size].detach(), None if bias is None else bias[: self.vocabulary_size].detach()
 
     @property
     def final_norm(self) -> torch.nn.Module:
@@ -200,6 +232,8 @@ class LanguageModel:
         self, ids: Int[Tensor, "batch pos"], weights: Mapping[str, Tensor] | None = None
     ) -> Float[Tensor, "batch pos d_model"]:
         """The last hidden state, after the final norm, optionally with some weights replaced (by full parameter name)."""
+        if self.hf.training:
+            self.hf.eval()
         base = self.hf.base_model_prefix + "."
         inner = {name.removeprefix(base): value for name, value in (weights or {}).items()}
         return functional_call(self.hf.base_model, inner, (self.prefixed(ids),)).last_hidden_state[:, len(self.prefix) :]
@@ -242,11 +276,13 @@ class LanguageModel:
     def _capped(self, logits: Tensor) -> Tensor:
         return logits if self.logit_cap is None else self.logit_cap * torch.tanh(logits / self.logit_cap)
 
-    def sample(self, prompt: str, tokens: int = 60, seed: int = 0) -> str:
+    def sample(self, prompt: str, tokens: Number = 60, seed: Number = 0) -> str:
         """Continue a text by sampling at temperature 1 from the model as it is now (within `subnetwork.applied`, from that)."""
-        if tokens < 1:
-            raise ValueError(f"tokens is {tokens}; it must be at least 1.")
-        prompt_ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        tokens, seed = whole_number("tokens", tokens, least=1), whole_number("seed", seed)
+        try:
+            prompt_ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        except Exception as error:  # of tokenizers: a lone surrogate, or no token for what it does not know
+            raise ValueError(f"The tokenizer of {self.name!r} cannot read the prompt {prompt!r} ({error}).") from error
         if not prompt_ids and not self.prefix:
             raise ValueError(f"The prompt {prompt!r} has no tokens; give {self.name!r} some text to continue.")
         if max(prompt_ids, default=0) >= self.vocabulary_size:
@@ -268,6 +304,8 @@ class LanguageModel:
             raise ValueError(f"The tokenizer of {self.name!r} has no token to start a document from; give a text as corpus.")
         begin = torch.tensor([start], device=self.device).expand(batch_size, -1)
         length = min(MAX_DOCUMENT, self.positions or MAX_DOCUMENT) - len(start)
+        if length < 1:
+            raise ValueError(f"{self.name!r} has {self.positions} positions, too few to draw documents; give a text as corpus.")
         generator = torch.Generator(self.device).manual_seed(seed)
         drawn = documents = 0
         with tqdm(total=tokens, desc=f"sampling from {self.name}", unit="token") as progress:
@@ -330,6 +368,7 @@ class LanguageModel:
                 text_column=text_column,
             )
         seed = whole_number("seed", seed, least=0)
+        self.settle()
         return stored_corpus(
             ("samples 2", self.hash, self._ends, SELF_TOKENS, seed),
             lambda: ((ids, " ".join(map(str, ids))) for ids in self.sample_documents(SELF_TOKENS, seed)),
@@ -341,8 +380,10 @@ class LanguageModel:
         )
 
     @torch.inference_mode()
+    @full_precision()
     def _drawn(self, ids: Int[Tensor, "batch pos"], tokens: int, generator: torch.Generator) -> Int[Tensor, "batch drawn"]:
         """Draw so many tokens after each sequence, at temperature 1, or fewer if every sequence has ended."""
+        self.hf.eval()
         ends = ids.new_tensor(self._ends)
         ended = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
         cache = None
@@ -377,24 +418,27 @@ class LanguageModel:
             ValueError: there is no such device here.
         """
         try:
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as error:
-            raise ValueError(f"The device {str(device)!r} is not available here ({error}); use 'cpu'.") from None
+            usable = not torch.empty(0, device=device).is_meta
+            said = "it holds no weights"
+        except (RuntimeError, AssertionError, TypeError) as error:
+            usable, said = False, str(error).split(". ")[0].splitlines()[0]
+        if not usable:
+            raise ValueError(f"The device {str(device)!r} is not available here ({said}); use 'cpu'.")
         self.hf.to(device)
-        self.__dict__.pop("maskable", None)
         return self
 
 
 def tokens_before(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The ids that a tokenizer puts before every text, found by a text that it has tokens for."""
+    """The ids that a tokenizer puts before every text, found by a text that it has tokens for and puts nothing like beside."""
     pieces = ["a", *(tokenizer.decode([token]) for token in sorted(tokenizer.get_vocab().values())[:64])]
     for piece in pieces:
-        alone = tokenizer(piece, add_special_tokens=False)["input_ids"]
-        whole = tokenizer(piece)["input_ids"]
-        if alone and set(alone).isdisjoint(tokenizer.all_special_ids):
-            places = [place for place in range(len(whole)) if whole[place : place + len(alone)] == alone]
-            if places:
-                return whole[: places[0]]
+        try:
+            alone, whole = (tokenizer(piece, add_special_tokens=special)["input_ids"] for special in (False, True))
+        except Exception:  # of tokenizers: some have no token for what they do not know
+            continue
+        places = [place for place in range(len(whole)) if whole[place : place + len(alone)] == alone]
+        if alone and len(places) == 1:
+            return whole[: places[0]]
     return []
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,8 @@ import torch
 
 Number = int | float | np.number | torch.Tensor | str
 """What stands for a number."""
+MOST = 10**308
+"""Whole numbers beyond it are no floats."""
 
 
 def number(
@@ -31,6 +35,8 @@ def number(
     if isinstance(plain, str):
         plain = _parsed(plain)
     bounds = " and ".join([f"at least {least:g}"] * (least > -math.inf) + [f"at most {most:g}"] * (most < math.inf))
+    if isinstance(plain, int) and not whole and abs(plain) > MOST:
+        plain = math.inf if plain > 0 else -math.inf
     usable = isinstance(plain, int | float) and not isinstance(plain, bool) and (math.isfinite(plain) or not bounds)
     if not usable or (whole and (not math.isfinite(plain) or plain != int(plain))):
         kind = "a whole number" if whole else "a number"
@@ -43,6 +49,13 @@ def number(
 def whole_number(name: str, value: object, least: float | int = -math.inf) -> int:
     """A plain whole number, whatever it came as; otherwise as `number`."""
     return int(number(name, value, least, whole=True))
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Within the context, or the function that it decorates, an autocast of the caller's has no effect."""
+    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        yield
 
 
 def _parsed(text: str) -> int | float | None:

@@ -66,6 +66,7 @@ def train_tokenizer(documents: Iterable[str], vocabulary_size: int) -> PreTraine
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=DOCUMENT_SEPARATOR, bos_token=DOCUMENT_SEPARATOR)
 
 
+@torch.inference_mode(False)
 def build_model(config: PretrainConfig) -> GPTNeoXForCausalLM:
     """The untrained model, drawn from the config's seed."""
     with torch.random.fork_rng(devices=[]):
@@ -86,6 +87,8 @@ def build_model(config: PretrainConfig) -> GPTNeoXForCausalLM:
         )
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def pretrain(
     model: GPTNeoXForCausalLM, train: TokenCorpus, config: PretrainConfig, folder: Path, device: str = "cpu"
 ) -> list[float]:

@@ -53,6 +53,9 @@ def load_published(source: str | Path, model: LanguageModel) -> Subnetwork:
                 f"In {str(source)!r} {parameter!r} is {found[parameter].shape}, but in {model.name!r} it is "
                 f"{tuple(weight.shape)}; load the model that it was found in."
             )
+    for parameter, array in found.items():
+        if not np.isin(array, (0, 1)).all():
+            raise ValueError(f"In {str(source)!r} {parameter!r} has numbers that are neither 0 nor 1; give masks, not weights.")
     masks = {parameter: torch.from_numpy(found[parameter].astype(bool)) for parameter in model.maskable}
     facts = model.facts() | {"published_model": name, "origin": "published", "source": str(source)}
     return Subnetwork(masks, model.architecture, facts)
@@ -172,10 +175,11 @@ def _local(source: str) -> Path:
     if not source.startswith(HUB):
         return Path(source).expanduser()
     place, _, revision = source.removeprefix(HUB).partition("@")
-    owner, repository, *rest = place.split("/")
-    if not rest:
+    owner, _, rest = place.partition("/")
+    repository, _, file = rest.partition("/")
+    if not file:
         raise ValueError(f"{source!r} names no file; write hf://owner/repository/path/to/file[@revision].")
-    return downloaded(f"{owner}/{repository}", "/".join(rest), revision or None)
+    return downloaded(f"{owner}/{repository}", file, revision or None)
 
 
 def _stem(name: str) -> str:

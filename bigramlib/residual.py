@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bigramlib.corpus import SEQUENCE_LENGTH, TokenCorpus
 from bigramlib.models import LanguageModel
+from bigramlib.numeric import full_precision, whole_number
 from bigramlib.progress import tqdm
 from bigramlib.subnetwork import Subnetwork
 
@@ -66,6 +67,7 @@ class ResidualMoments:
             sequence_length: tokens of a sequence.
             batch_size: sequences of a batch.
         """
+        model.check_vocabulary(corpus)
         current, _, _ = corpus.windows(sequence_length, max_tokens)
         last = model.architecture.layers
         boundaries = range(last + 1)
@@ -127,13 +129,14 @@ def residual_stream(
 
     Hooks are set on a bridged copy, never on the model, and the model's weights are masked only while it is copied.
     """
+    batch_size = whole_number("batch_size", batch_size, least=1)
     with subnetwork.applied(model) if subnetwork else nullcontext():
         bridge = model.bridge()
     layers = range(model.architecture.layers)
     names = ["blocks.0.hook_resid_pre", *(f"blocks.{layer}.hook_resid_post" for layer in layers)]
     for begin in tqdm(range(0, len(ids), batch_size), desc="residual stream", unit="batch", leave=False):
         batch = slice(begin, begin + batch_size)
-        with torch.inference_mode():
+        with torch.inference_mode(), full_precision():
             prefixed = model.prefixed(torch.from_numpy(ids[batch]).to(model.device))
             _, cache = bridge.run_with_cache(prefixed, names_filter=names, return_type=None, logits_to_keep=1)
             stream = torch.stack([cache[name] for name in names])[:, :, len(model.prefix) :]

@@ -20,6 +20,7 @@ from bigramlib import hub
 from bigramlib.architectures import Architecture
 from bigramlib.disk import reading, safe_tensors, written_whole
 from bigramlib.models import LanguageModel
+from bigramlib.numeric import Number, whole_number
 from bigramlib.store import content_hash
 
 FORMAT = "bigramlib subnetwork 1"
@@ -46,13 +47,16 @@ class Subnetwork:
             odd = sorted(set(self.masks) ^ set(self.architecture.maskable))[0]
             raise ValueError(f"Masks must name exactly the maskable parameters of the architecture; {odd!r} does not match.")
         for name, mask in self.masks.items():
-            if mask.dtype != torch.bool or mask.ndim != 2:
-                raise ValueError(f"The mask of {name!r} is {mask.dtype} with {mask.ndim} axes; it must be a bool matrix.")
+            if not isinstance(mask, Tensor):
+                raise ValueError(f"The mask of {name!r} is a {type(mask).__name__}; it must be a bool tensor on the CPU.")
+            if mask.dtype != torch.bool or mask.ndim != 2 or mask.device.type != "cpu":
+                what = f"{mask.dtype} with {mask.ndim} axes" + f" on {mask.device}" * (mask.device.type != "cpu")
+                raise ValueError(f"The mask of {name!r} is {what}; it must be a bool matrix on the CPU.")
 
     @classmethod
     def full(cls, model: LanguageModel) -> Subnetwork:
         """Everything kept: the model itself (paper: lambda = -inf)."""
-        masks = {name: torch.ones(weight.shape, dtype=torch.bool) for name, weight in model.maskable.items()}
+        masks = {name: torch.ones(weight.shape, dtype=torch.bool, device="cpu") for name, weight in model.maskable.items()}
         return cls(masks, model.architecture, {"model": model.name, "origin": "full"})
 
     @classmethod
@@ -135,7 +139,7 @@ class Subnetwork:
 
     def searched(self) -> int:
         """Number of maskable weights that its training could keep: all but what was dropped beforehand."""
-        config = self.provenance.get("config", {})
+        config = self.provenance.get("config") or {}
         names = self.architecture.within(config.get("layers"), config.get("attention", True))
         return sum(self.masks[name].numel() for name in names)
 
@@ -159,18 +163,19 @@ class Subnetwork:
     def __sub__(self, other: Subnetwork) -> Subnetwork:
         return self._combined(other, "difference", lambda mine, theirs: mine & ~theirs)
 
-    def random_like(self, seed: int) -> Subnetwork:
+    def random_like(self, seed: Number) -> Subnetwork:
         """A control that keeps as many weights of each matrix, drawn uniformly (the paper's flat shuffle).
 
         Draws of different seeds, and of different subnetworks, are independent.
         """
-        generator = torch.Generator().manual_seed(int(content_hash(self.hash, int(seed))[:15], 16))
+        seed = whole_number("seed", seed)
+        generator = torch.Generator().manual_seed(int(content_hash(self.hash, seed)[:15], 16))
         masks = {}
         for name, mask in self.masks.items():
-            flat = torch.zeros(mask.numel(), dtype=torch.bool)
-            flat[torch.randperm(mask.numel(), generator=generator)[: int(mask.sum())]] = True
+            flat = torch.zeros(mask.numel(), dtype=torch.bool, device="cpu")
+            flat[torch.randperm(mask.numel(), generator=generator, device="cpu")[: int(mask.sum())]] = True
             masks[name] = flat.view(mask.shape)
-        return Subnetwork(masks, self.architecture, {"origin": "random", "seed": int(seed), "like": self.provenance})
+        return Subnetwork(masks, self.architecture, {"origin": "random", "seed": seed, "like": self.provenance})
 
     # -- use on a model -----------------------------------------------------------------------------------------------
 
@@ -260,7 +265,7 @@ class Subnetwork:
             "hash": self.hash,
             "shapes": {name: list(mask.shape) for name, mask in self.masks.items()},
             "architecture": asdict(self.architecture),
-            "provenance": self.provenance,
+            "provenance": _plain(self.provenance),
         }
         header["facts_hash"] = _facts_hash(header)
         packed = {name: np.packbits(mask.numpy()) for name, mask in self.masks.items()}
@@ -346,7 +351,7 @@ class Subnetwork:
         return f"<b>Subnetwork</b><table>{body}</table>{shaded.set_uuid('subnetwork').to_html()}"
 
     def _combined(self, other: Subnetwork, origin: str, operation: Callable[[Tensor, Tensor], Tensor]) -> Subnetwork:
-        if self.architecture != other.architecture:
+        if self.architecture != other.architecture or _shapes(self) != _shapes(other):
             raise ValueError("The two subnetworks are of models with different shapes; combine subnetworks of one model.")
         masks = {name: operation(mask, other.masks[name]) for name, mask in self.masks.items()}
         return Subnetwork(masks, self.architecture, {"origin": origin, "of": [self.provenance, other.provenance]})
@@ -355,7 +360,7 @@ class Subnetwork:
     def _part(cls, model: LanguageModel, layer: int, units: Mapping[str, list[int]]) -> Subnetwork:
         """Some heads or dimensions of one layer by component, or the whole layer if `units` is empty."""
         layer = _index("layer", layer, model.architecture.layers)
-        masks = {name: torch.zeros(weight.shape, dtype=torch.bool) for name, weight in model.maskable.items()}
+        masks = {name: torch.zeros(weight.shape, dtype=torch.bool, device="cpu") for name, weight in model.maskable.items()}
         for component in model.architecture.components:
             if component.layer == layer and (not units or component.name in units):
                 component.fill_(masks[component.parameter], True, units.get(component.name))
@@ -364,6 +369,30 @@ class Subnetwork:
 
     def _with_origin(self, origin: str) -> Subnetwork:
         return Subnetwork(self.masks, self.architecture, {"origin": origin})
+
+
+def _shapes(subnetwork: Subnetwork) -> dict[str, torch.Size]:
+    return {name: mask.shape for name, mask in subnetwork.masks.items()}
+
+
+def _plain(provenance: dict) -> dict:
+    """Facts as JSON has them; numbers and arrays of numpy and torch as plain ones, paths as texts.
+
+    Raises:
+        ValueError: there is something else.
+    """
+
+    def plain(value: object) -> object:
+        if isinstance(value, np.ndarray | np.generic | Tensor):
+            return value.tolist()
+        if isinstance(value, Path):
+            return str(value)
+        raise TypeError(f"a {type(value).__name__}")
+
+    try:
+        return json.loads(json.dumps(provenance, default=plain))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"The provenance of the subnetwork is not JSON ({error}); keep texts, numbers and lists.") from error
 
 
 def _facts_hash(header: dict) -> str:

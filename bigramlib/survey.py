@@ -109,11 +109,13 @@ def survey(name: str, source: str, device: str = "cpu", text_column: str = "text
     model = load_model(name, device)
     train, evaluation = model.load_corpus(source, text_column=text_column)
     table = BigramTable.from_corpus(train)
-    identity = {name: value for name, value in model.facts().items() if name != "model"}
+    model_hash, weights_hash = model.hash, model.weights_hash
     found: dict[float, Subnetwork] = {}
     for subnetwork in _stored():
         facts = subnetwork.provenance
-        if facts["target_hash"] != table.hash or any(facts.get(name) != value for name, value in identity.items()):
+        if (facts["target_hash"], facts["weights_hash"]) != (table.hash, weights_hash):
+            continue
+        if facts.get("model_hash", weights_hash) != model_hash:
             continue
         penalty = facts["sparsity_penalty"]
         if penalty not in found or _effort(subnetwork) > _effort(found[penalty]):

@@ -259,6 +259,7 @@ class ModelTarget:
     @property
     def hash(self) -> str:
         """Identifies the model whose predictions are the target."""
+        self.model.settle()
         return content_hash("model target", self.model.hash)
 
     def bind(self, model: LanguageModel) -> BoundTarget:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import logging
 import math
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from bigramlib.corpus import TokenCorpus
 from bigramlib.gates import _Gates
 from bigramlib.health import gradients_watched
 from bigramlib.models import LanguageModel, check_finite
+from bigramlib.numeric import full_precision
 from bigramlib.progress import tqdm
 from bigramlib.resume import Checkpoint, Run, interrupts_deferred
 from bigramlib.store import check_writable, content_hash, locked, set_aside, store_folder
@@ -70,7 +71,6 @@ def find_subnetwork(
     config = config or SparsifyConfig.suited(model, target)
     model.check_vocabulary(corpus)
     model.check_length(config.sequence_length)
-    model.forget_hashes()
     facts = _facts(model, target, corpus, config)
     file = store_folder("subnetworks") / f"{_key(facts)}.safetensors"
     if stored := _stored(file, facts, aside=False):
@@ -88,7 +88,6 @@ def find_subnetwork(
             subnetwork = _train(model, target, corpus, config, run, state, checkpoint)
             if not is_unstable(run.losses):
                 break
-        model.forget_hashes()
         if _facts(model, target, corpus, config) != facts:
             raise ValueError(
                 f"The model {model.name!r} was changed while its mask was trained, so nothing was stored; load it anew, and "
@@ -98,6 +97,7 @@ def find_subnetwork(
             "model": model.name,
             "corpus": corpus.name,
             **facts,
+            "model_hash": model.hash,
             "sparsity_penalty": config.sparsity_penalty,
             "attempt": run.attempt,
             "unstable": is_unstable(run.losses),
@@ -150,7 +150,10 @@ def _stored(file: Path, facts: dict, aside: bool = True) -> Subnetwork | None:
 def _tell_of_earlier(file: Path, facts: dict) -> None:
     """Say so where a version that knew models by their weights alone has left the subnetwork of a run."""
     earlier = file.with_name(f"{_key({name: value for name, value in facts.items() if name != 'model_hash'})}.safetensors")
-    if earlier != file and earlier.exists():
+    with suppress(OSError, MemoryError):
+        found = _stored(earlier, {}, aside=False) if earlier != file else None
+        if found is None or "model_hash" in found.provenance:
+            return
         log.warning(
             "%r was found by an earlier version in a model of these weights, but does not say of which configuration and "
             "tokenizer, so the mask is trained again; Subnetwork.load reads the file as it is.",
@@ -176,6 +179,7 @@ def is_unstable(losses: list[float]) -> bool:
 
 @torch.inference_mode(False)
 @torch.enable_grad()
+@full_precision()
 def _train(
     model: LanguageModel,
     target: Target,
