@@ -1,5 +1,6 @@
 """The project's files agree with each other."""
 
+import ast
 import csv
 import re
 import tomllib
@@ -64,6 +65,13 @@ def test_notebook_has_checked_output(path):
     cells = nbformat.read(path, as_version=4).cells
     checked = [cell for cell in cells if cell.cell_type == "code" and "NBVAL_IGNORE_OUTPUT" not in cell.source]
     assert any(cell.outputs for cell in checked)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_calls_functions_of_the_library_and_defines_none(path):
+    code = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    assert not [node for source in code for node in ast.walk(ast.parse(source)) if isinstance(node, definitions)]
 
 
 @pytest.mark.parametrize("path", SETTINGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
