@@ -6,8 +6,6 @@ import argparse
 import sys
 from pathlib import Path
 
-import nbformat
-
 from bigramlib.claims import claims_table
 from bigramlib.figures import figure_folder
 from bigramlib.loading import load_model
@@ -64,6 +62,8 @@ def format_claims(model: str) -> str:
 
 def tidy(path: Path) -> None:
     """Strip injected parameters, times, temporary metadata and progress bars from a notebook, so that only results remain."""
+    import nbformat  # it comes with the extra "notebooks", which nothing else here needs
+
     notebook = nbformat.read(path, as_version=4)
     notebook.metadata.pop("papermill", None)
     notebook.cells = [cell for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 
 from bigramlib.bootstrap import mean_interval, warn_of_few
 from bigramlib.corpus import SEQUENCE_LENGTH, TokenCorpus
-from bigramlib.evaluate import evaluate
+from bigramlib.evaluate import MAX_TOKENS, evaluate
 from bigramlib.models import LanguageModel
 from bigramlib.numeric import full_precision
 from bigramlib.progress import tqdm
@@ -45,6 +45,33 @@ class Behaviour:
     def __post_init__(self) -> None:
         if not self.chosen.any():
             raise ValueError(f"No token of the behaviour {self.name!r} is chosen; give more text or a looser choice.")
+
+
+def evaluate_edits(
+    model: LanguageModel,
+    corpus: TokenCorpus,
+    table: BigramTable,
+    edits: Mapping[str, Subnetwork],
+    *,
+    max_tokens: int | None = MAX_TOKENS,
+) -> pd.DataFrame:
+    """How bigram-like a model is with each of several edits of a subnetwork.
+
+    Args:
+        model: the model.
+        corpus: held-out text.
+        table: the bigram table.
+        edits: subnetworks by the name of what was done.
+        max_tokens: as in `evaluate`.
+
+    Returns:
+        One row for each, in their order: edit, kept (weights), r with its 95 % interval r_low and r_high.
+    """
+    rows = []
+    for name, edited in edits.items():
+        measured = evaluate(model, corpus, table, edited, max_tokens=max_tokens)
+        rows.append((name, edited.kept, measured.r, *measured.r_interval))
+    return pd.DataFrame(rows, columns=["edit", "kept", "r", "r_low", "r_high"])
 
 
 def running_text(corpus: TokenCorpus, max_tokens: int | None = 8192) -> Behaviour:
@@ -144,6 +171,21 @@ def gains(model: LanguageModel, base: Subnetwork, behaviours: Sequence[Behaviour
             facts = {"behaviour": behaviour.name, "part": name, "added": larger.kept - base.kept}
             rows.append(facts | {"cross_entropy": after.mean(), "gain": gain.mean(), "low": low, "high": high})
     return pd.DataFrame(rows)
+
+
+def best_head(bought: pd.DataFrame, behaviour: Behaviour) -> dict[str, str | float]:
+    """The attention head that buys most on a behaviour, as the numbers that a claim is checked by.
+
+    Args:
+        bought: what `gains` returns.
+        behaviour: one of those that it measured.
+
+    Returns:
+        part (its name), gain (nats per chosen token) with its 95 % interval low, high, and full: the full model's gain.
+    """
+    table = bought[bought.behaviour == behaviour.name].set_index("part")
+    best = table.loc[table.gain[table.index.str.startswith("head")].idxmax()]
+    return {"part": best.name, "gain": best.gain, "low": best.low, "high": best.high, "full": table.gain["full model"]}
 
 
 def build_up(

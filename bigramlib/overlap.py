@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from bigramlib.architectures import Component
 from bigramlib.subnetwork import Subnetwork
 
 CHUNK = 1024
+Key = TypeVar("Key")
 
 
 def overlap_test(a: Subnetwork, b: Subnetwork) -> pd.DataFrame:
@@ -53,6 +55,34 @@ def overlap_test(a: Subnetwork, b: Subnetwork) -> pd.DataFrame:
     groups.append((None, "total", matrices))
     rows = [{"layer": layer, "component": name} | _tested(members) for layer, name, members in groups]
     return pd.DataFrame(rows).astype({"layer": "Int64"})
+
+
+def jaccard(a: Subnetwork, b: Subnetwork) -> float:
+    """Weights that both subnetworks keep over weights that either keeps; NaN if neither keeps any.
+
+    Raises:
+        ValueError: subnetworks of models with different shapes.
+    """
+    _check_same_shapes(a, b)
+    return _ratio((a & b).kept, (a | b).kept)
+
+
+def nearest_in_size(subnetwork: Subnetwork, others: Mapping[Key, Subnetwork]) -> Key:
+    """The key of the one of several subnetworks whose number of kept weights has the ratio closest to 1 with this one's.
+
+    The first of those equally near is taken. An empty one is farther than any other, as its ratio is zero.
+
+    Raises:
+        ValueError: nothing to choose from, or the subnetwork itself is empty, so that there is no ratio.
+    """
+    if not others or not subnetwork.kept:
+        raise ValueError("No subnetwork is nearest in size to an empty one, or among none; give some that keep weights.")
+
+    def distance(key: Key) -> float:
+        kept = others[key].kept
+        return abs(float(np.log(kept / subnetwork.kept))) if kept else float("inf")
+
+    return min(others, key=distance)
 
 
 @dataclass(frozen=True)

@@ -456,6 +456,12 @@ def layer_shares(subnetworks: Iterable[Subnetwork]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
+def first_mlp_dimensions(subnetwork: Subnetwork) -> pd.Series:
+    """Number of kept weights into and out of each dimension of the first layer's MLP; the index `unit` numbers them."""
+    units = subnetwork.units()
+    return units[(units.layer == 0) & units.component.str.startswith("mlp")].groupby("unit").kept.sum()
+
+
 def gini(counts: Sequence[int] | pd.Series) -> float:
     """Gini coefficient of non-negative counts: 0 if all are equal, towards 1 if one holds everything."""
     ordered = np.sort(np.asarray(counts, dtype=float))

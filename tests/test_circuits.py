@@ -11,7 +11,9 @@ from torch.nn import functional
 
 from bigramlib import Subnetwork, evaluate
 from bigramlib.circuits import (
+    best_head,
     build_up,
+    evaluate_edits,
     follow,
     gains,
     inexplicable_tokens,
@@ -105,6 +107,43 @@ def test_gains_are_falls_of_the_cross_entropy(model, text):
     assert table.gain["head 1.1"] == pytest.approx(before - after, abs=1e-6)
     assert table.gain["mlp 0"] == table.added["mlp 0"] == 0
     assert (table.low <= table.gain).all() and (table.gain <= table.high).all()
+
+
+def test_the_best_head_buys_most_of_all_heads_on_that_behaviour(model, corpus, text):
+    induction = repeated_sequences(corpus, sequences=3, length=10)
+    bought = gains(model, Subnetwork.mlp(model, 0), [text, induction])
+    for behaviour in (text, induction):
+        rows = bought[bought.behaviour == behaviour.name].set_index("part")
+        heads = [name for name in part_names(model) if name.startswith("head")]
+        found = best_head(bought, behaviour)
+        assert found["part"] in heads and found["gain"] == max(rows.gain[name] for name in heads)
+        best = rows.loc[found["part"]]
+        assert (best.gain, best.low, best.high, rows.gain["full model"]) == tuple(
+            found[k] for k in ("gain", "low", "high", "full")
+        )
+
+
+def test_an_mlp_that_buys_more_is_no_best_head(text):
+    parts, values = ["head 0.0", "head 1.1", "mlp 0", "full model"], [-2.0, -1.0, 5.0, 9.0]
+    bought = pd.DataFrame({"behaviour": text.name, "part": parts, "gain": values, "low": -3.0, "high": 7.0})
+    other = bought.assign(behaviour="another", gain=[1.0, 0.0, 0.0, 0.0])
+    found = best_head(pd.concat([other, bought], ignore_index=True), text)
+    assert found == {"part": "head 1.1", "gain": -1.0, "low": -3.0, "high": 7.0, "full": 9.0}
+
+
+def test_edits_are_evaluated_one_by_one_in_their_order(model, corpus, table):
+    edits = {
+        "without layer 1": ~Subnetwork.layer(model, 1),
+        "first MLP": Subnetwork.mlp(model, 0),
+        "none": Subnetwork.empty(model),
+    }
+    edited = evaluate_edits(model, corpus, table, edits, max_tokens=512)
+    assert edited.edit.tolist() == list(edits)
+    for row in edited.itertuples():
+        measured = evaluate(model, corpus, table, edits[row.edit], max_tokens=512)
+        assert (row.kept, row.r) == (edits[row.edit].kept, measured.r)
+        assert np.array_equal((row.r_low, row.r_high), measured.r_interval, equal_nan=True)
+    assert edited.r.nunique() == 3
 
 
 def test_build_up_takes_the_best_part_at_every_step_and_ends_at_the_full_model(tokenizer, text):

@@ -10,7 +10,7 @@ from conftest import build
 from scipy.stats import hypergeom
 
 from bigramlib import Subnetwork
-from bigramlib.overlap import _gamma_log_p, _Matrix, _tested, overlap_test, row_shuffle_moments
+from bigramlib.overlap import _gamma_log_p, _Matrix, _tested, jaccard, nearest_in_size, overlap_test, row_shuffle_moments
 
 
 def random_mask(shape: tuple[int, int], density: float, seed: int) -> np.ndarray:
@@ -160,6 +160,31 @@ def test_a_subnetwork_contains_itself(model):
     assert np.isfinite(table.flat_log10_p).all() and (table.flat_log10_p < -10).all()
 
 
+@pytest.mark.parametrize("density", [0.0, 0.001, 0.3, 1.0])
+def test_jaccard_is_that_of_the_whole_table_and_of_sets(any_model, density):
+    a, b = random_subnetwork(any_model, 0), random_subnetwork(any_model, 1, density)
+    places = [{(name, *place) for name, mask in each.masks.items() for place in mask.nonzero().tolist()} for each in (a, b)]
+    assert jaccard(a, b) == jaccard(b, a) == len(places[0] & places[1]) / len(places[0] | places[1])
+    assert jaccard(a, b) == overlap_test(a, b).jaccard.iloc[-1]
+
+
+def test_nearest_in_size_goes_by_the_ratio_of_kept_weights(model):
+    sizes = Subnetwork.mlp(model, 0, [0]).kept
+    by_count = {count: Subnetwork.mlp(model, 0, list(range(count))) for count in (0, 9, 1, 20)}
+    assert all(each.kept == count * sizes for count, each in by_count.items())
+    for count, nearest in {1: 1, 2: 1, 4: 9, 12: 9, 14: 20, 24: 20}.items():  # 4 lies nearer to 1 by the difference
+        assert nearest_in_size(Subnetwork.mlp(model, 0, list(range(count))), by_count) == nearest
+    assert nearest_in_size(by_count[1], {"far": by_count[20], "empty": by_count[0]}) == "far"
+    assert nearest_in_size(by_count[9], {"first": by_count[1], "again": by_count[1]}) == "first"
+
+
+def test_nothing_is_nearest_to_an_empty_subnetwork_or_among_none(model):
+    some, empty = random_subnetwork(model, 0), Subnetwork.empty(model)
+    for subnetwork, others in ((empty, {1: some}), (some, {})):
+        with pytest.raises(ValueError, match="nearest in size to an empty one, or among none"):
+            nearest_in_size(subnetwork, others)
+
+
 def test_a_subnetwork_and_its_complement_are_disjoint(model):
     a = random_subnetwork(model, 0)
     table = overlap_test(a, ~a)
@@ -180,6 +205,7 @@ def test_masks_that_leave_chance_no_choice_give_p_1_and_no_z(model, one):
 def test_two_empty_subnetworks_do_not_divide_by_zero(model):
     table = overlap_test(Subnetwork.empty(model), Subnetwork.empty(model))
     assert table[["contained", "jaccard", "flat_z", "rows_z"]].isna().all(axis=None)
+    assert np.isnan(jaccard(Subnetwork.empty(model), Subnetwork.empty(model)))
     assert (table[["overlap", "flat_expected", "flat_log10_p", "rows_log10_p"]] == 0).all(axis=None)
 
 
@@ -190,3 +216,5 @@ def test_subnetworks_of_other_shapes_are_refused(model, tokenizer):
     name = model.architecture.maskable[0]
     with pytest.raises(ValueError, match=rf"masks of '{name}' are \(48, 16\) and \(48, 15\)"):
         overlap_test(a, replace(a, masks=a.masks | {name: a.masks[name][:, :-1]}))
+    with pytest.raises(ValueError, match=r"different shapes .*compare subnetworks of one model"):
+        jaccard(a, random_subnetwork(build("gpt2", tokenizer), 0))

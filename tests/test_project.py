@@ -1,5 +1,6 @@
 """The project's files agree with each other."""
 
+import ast
 import csv
 import re
 import tomllib
@@ -38,6 +39,27 @@ def test_make_installs_the_same_as_the_conda_environment():
     assert f"--constraint constraints.txt --editable '.[{extras}]'" in (ROOT / "Makefile").read_text()
 
 
+def test_hooks_before_a_commit_are_the_checks_of_make_and_the_tidying_of_notebooks():
+    (local,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert local["repo"] == "local" and {hook["language"] for hook in local["hooks"]} == {"system"}
+    entries = [hook["entry"] for hook in local["hooks"]]
+    assert entries == [f".venv/bin/{command}" for command in ("ruff check", "ruff format", "mypy", "python -m bigramlib tidy")]
+    makefile = (ROOT / "Makefile").read_text()
+    assert "BIN := .venv/bin\n" in makefile
+    for command in ("ruff check .", "ruff format --check .", "mypy", "python -m bigramlib tidy"):
+        assert f"$(BIN)/{command}" in makefile
+
+
+def test_the_workflow_runs_the_test_command_of_the_readme_on_the_oldest_python():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text())
+    (job,) = workflow["jobs"].values()
+    assert workflow[True] == ["push", "pull_request"]  # YAML reads the key "on" as true
+    assert [step["run"] for step in job["steps"] if "run" in step] == ["make test"]
+    assert re.search("^make test ", (ROOT / "README.md").read_text(), re.MULTILINE)
+    (version,) = (step["with"]["python-version"] for step in job["steps"] if "with" in step)
+    assert PROJECT["requires-python"] == f">={version}"
+
+
 def test_every_dependency_is_pinned():
     wanted = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
     names = {re.split("[<>=]", name)[0].lower().replace("_", "-") for names in wanted for name in names}
@@ -64,6 +86,13 @@ def test_notebook_has_checked_output(path):
     cells = nbformat.read(path, as_version=4).cells
     checked = [cell for cell in cells if cell.cell_type == "code" and "NBVAL_IGNORE_OUTPUT" not in cell.source]
     assert any(cell.outputs for cell in checked)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_calls_functions_of_the_library_and_defines_none(path):
+    code = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    assert not [node for source in code for node in ast.walk(ast.parse(source)) if isinstance(node, definitions)]
 
 
 @pytest.mark.parametrize("path", SETTINGS, ids=lambda path: f"{path.parent.name}/{path.stem}")

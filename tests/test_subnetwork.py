@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from bigramlib import LanguageModel, Subnetwork
-from bigramlib.subnetwork import gini, layer_shares
+from bigramlib.subnetwork import first_mlp_dimensions, gini, layer_shares
 
 
 @pytest.fixture
@@ -75,6 +75,22 @@ def test_share_of_the_first_mlp(any_model):
     components[0, "mlp out"].fill_(masks[components[0, "mlp out"].parameter], True, 0)
     components[1, "mlp in"].fill_(masks[components[1, "mlp in"].parameter], True, 0)
     assert Subnetwork(masks, any_model.architecture).first_mlp_share() == 0.5
+
+
+def test_a_dimension_of_the_first_mlp_counts_its_weights_in_and_out_and_no_others(any_model):
+    size = any_model.architecture.mlp_size
+    one, two = Subnetwork.mlp(any_model, 0, [1]), Subnetwork.mlp(any_model, 0, [1, size - 1])
+    counts = first_mlp_dimensions(two | Subnetwork.mlp(any_model, 1, [0]) | Subnetwork.head(any_model, 0, 0))
+    assert counts.index.tolist() == list(range(size))
+    assert {unit: kept for unit, kept in counts.items() if kept} == {1: one.kept, size - 1: two.kept - one.kept}
+
+
+def test_dimensions_of_the_first_mlp_add_up_to_its_share(any_model):
+    generator = torch.Generator().manual_seed(0)
+    masks = {name: torch.rand(weight.shape, generator=generator) < 0.3 for name, weight in any_model.maskable.items()}
+    some = Subnetwork(masks, any_model.architecture)
+    assert 0 < first_mlp_dimensions(some).sum() < some.kept
+    assert first_mlp_dimensions(some).sum() / some.kept == pytest.approx(some.first_mlp_share())
 
 
 def test_applied_zeroes_what_is_not_kept_and_restores_even_after_an_error(any_model):
