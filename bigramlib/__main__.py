@@ -72,8 +72,11 @@ def tidy(path: Path) -> None:
         cell.metadata.pop("execution", None)
         if cell.metadata.get("tags") == []:
             del cell.metadata["tags"]
-        if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+    executed = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.execution_count is not None]
+    for number, cell in enumerate(executed, 1):
+        cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+        for counted in (cell, *(output for output in cell.outputs if "execution_count" in output)):
+            counted.execution_count = number
     with written_whole(path) as temporary:
         nbformat.write(notebook, temporary)
 

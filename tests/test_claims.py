@@ -116,13 +116,13 @@ def test_good_values_for_make_pass():
 
 
 def test_tidied_notebooks_keep_results_and_lose_times_and_progress(tmp_path):
-    cell = nbformat.v4.new_code_cell("1", execution_count=1, metadata={"papermill": {"duration": 3}, "tags": []})
+    cell = nbformat.v4.new_code_cell("1", execution_count=2, metadata={"papermill": {"duration": 3}, "tags": []})
     cell.outputs = [
         nbformat.v4.new_output("stream", name="stderr", text="50%"),
-        nbformat.v4.new_output("execute_result", data={"text/plain": "1"}, execution_count=1),
+        nbformat.v4.new_output("execute_result", data={"text/plain": "1"}, execution_count=2),
     ]
     path = tmp_path / "a.ipynb"
-    injected = nbformat.v4.new_code_cell("figures = 'here'", metadata={"tags": ["injected-parameters"]})
+    injected = nbformat.v4.new_code_cell("figures = 'here'", execution_count=1, metadata={"tags": ["injected-parameters"]})
     nbformat.write(nbformat.v4.new_notebook(cells=[injected, cell], metadata={"papermill": {}}), path)
     tidy(path)
     tidied = nbformat.read(path, as_version=4)
@@ -130,3 +130,4 @@ def test_tidied_notebooks_keep_results_and_lose_times_and_progress(tmp_path):
     assert [kept.source for kept in tidied.cells] == ["1"]
     assert tidied.cells[0].metadata == {}
     assert [output.output_type for output in tidied.cells[0].outputs] == ["execute_result"]
+    assert tidied.cells[0].execution_count == tidied.cells[0].outputs[0].execution_count == 1
