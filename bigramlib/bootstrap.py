@@ -18,7 +18,7 @@ of r, these .94 to .95, and both .91 to .95 of means.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -28,6 +28,8 @@ from scipy.stats import norm, t
 log = logging.getLogger(__name__)
 
 DRAWS = 2000
+FEW = 1000
+"""So many documents' draws are kept for the next interval; of more, few draws are in memory at a time."""
 OUTERMOST = 0.01
 """The share of resamples beyond the outermost percentile that is read."""
 FEWEST = 1.5
@@ -120,11 +122,26 @@ def _effective(sizes: np.ndarray) -> float:
     return float(sizes.sum() ** 2 / (sizes**2).sum()) if len(sizes) else 0.0
 
 
+def _resampled(sums: Float[np.ndarray, "documents columns"], seed: int) -> Float[np.ndarray, "draws columns"]:
+    """Sums over documents: over each once in the first row, over as many drawn at random in the others."""
+    return np.concatenate([sums.sum(0, keepdims=True), *(counts @ sums for counts in _drawn(len(sums), seed))])
+
+
+def _drawn(k: int, seed: int) -> Iterable[Float[np.ndarray, "draws k"]]:
+    """How often each of k documents is drawn, some draws at a time where there are many documents."""
+    return _drawn_at_once(k, seed) if k <= FEW else _draws(k, seed)
+
+
 @lru_cache(maxsize=1)
-def _resamples(k: int, seed: int) -> Float[np.ndarray, "draws k"]:
-    """How often each of k documents is drawn: once each in the first row, at random in the others."""
-    drawn = np.random.default_rng(seed).multinomial(k, np.full(k, 1 / k), size=DRAWS)
-    return np.concatenate([np.ones((1, k)), drawn])
+def _drawn_at_once(k: int, seed: int) -> list[Float[np.ndarray, "draws k"]]:
+    return list(_draws(k, seed))
+
+
+def _draws(k: int, seed: int) -> Iterator[Float[np.ndarray, "draws k"]]:
+    generator = np.random.default_rng(seed)
+    at_once = max(1, FEW * DRAWS // k)
+    for begin in range(0, DRAWS, at_once):
+        yield generator.multinomial(k, np.full(k, 1 / k), size=min(at_once, DRAWS - begin)).astype(float)
 
 
 def _interval(
@@ -135,7 +152,7 @@ def _interval(
     if len(sizes) < 2:
         return UNKNOWN
     sums = np.stack([np.bincount(place, column) for column in columns], axis=1)
-    estimate, *drawn = statistic(*(_resamples(len(sizes), seed) @ sums).T)
+    estimate, *drawn = statistic(*_resampled(sums, seed).T)
     freedom = _effective(sizes) - 1
     reach = np.sqrt((freedom + 1) / freedom) * t.ppf(0.975, freedom)
     level = max(norm.sf(reach), OUTERMOST)

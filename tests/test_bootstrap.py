@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import pearsonr
 
+from bigramlib import bootstrap
 from bigramlib.bootstrap import DRAWS, correlation, correlation_interval, mean_interval
 
 UNEQUAL = [16, 48, 80, 80, 45, 82, 128, 128, 32, 16, 32, 48, 144, 17, 30, 32, 64]
@@ -159,3 +160,13 @@ def test_the_same_seed_gives_the_same_interval(tokens):
     a, b, documents = tokens
     assert correlation_interval(a, b, documents, seed=3) == correlation_interval(a, b, documents, seed=3)
     assert correlation_interval(a, b, documents, seed=3) != correlation_interval(a, b, documents, seed=4)
+
+
+def test_of_many_documents_few_draws_are_in_memory_and_they_are_the_same(monkeypatch):
+    generator = np.random.default_rng(0)
+    documents = np.repeat(np.arange(300), 3)
+    values = generator.normal(size=900)
+    together = mean_interval(values, documents)
+    monkeypatch.setattr(bootstrap, "FEW", 10)
+    assert max(len(counts) for counts in bootstrap._drawn(300, 0)) < 100
+    assert mean_interval(values, documents) == pytest.approx(together, rel=1e-12)
