@@ -1,6 +1,6 @@
 """Which few weights of a language model turn the current token into the next?"""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 from bigramlib.corpus import TokenCorpus, load_corpus
 from bigramlib.evaluate import Evaluation, ablate, evaluate, frontier
