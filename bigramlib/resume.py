@@ -25,6 +25,8 @@ EVERY_STEPS, EVERY_SECONDS = 500, 60.0
 WRITING_SHARE = 0.05
 """but so seldom that writing takes at most this share of the time."""
 FORMAT = "bigramlib mask training state 3"
+FORMAT_WITH_PENALTIES = "bigramlib mask training state 2"
+"""Version 0.1 added penalties to the losses: such a run goes on, judged stable or not by the steps to come alone."""
 log = logging.getLogger(__name__)
 
 
@@ -97,12 +99,14 @@ class Checkpoint:
             with reading(self.file):
                 metadata, tensors = safe_tensors(self.file, safe_open)
             header = json.loads(metadata["bigramlib"])
-            if header["format"] != FORMAT:
+            if header["format"] not in (FORMAT, FORMAT_WITH_PENALTIES):
                 raise ValueError("another version of bigramlib wrote it")
             if header["hash"] != _hash(header["facts"], tensors):
                 raise ValueError("its content does not have the hash that it states")
             run = Run(**header["facts"])
             run.history = [(step, kl, kept, undecided) for step, kl, kept, undecided in run.history]
+            if header["format"] == FORMAT_WITH_PENALTIES:
+                run.losses = []
         except FileNotFoundError:
             return None
         except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -233,6 +233,17 @@ def test_a_state_of_another_version_is_set_aside(model, table, corpus, caplog, m
     assert [left.suffix for left in store_folder("unfinished").iterdir()] == [".damaged"]
 
 
+def test_a_run_that_version_0_1_began_goes_on_to_the_same_bits(model, table, corpus, monkeypatch, tmp_path):
+    whole = find_subnetwork(model, table, corpus, QUICK)
+    monkeypatch.setenv("BIGRAMLIB_STORE", str(tmp_path / "another"))
+    with monkeypatch.context() as earlier, cut(7):
+        earlier.setattr(resume, "FORMAT", resume.FORMAT_WITH_PENALTIES)
+        find_subnetwork(model, table, corpus, QUICK)
+    run, _ = resume.Checkpoint(next(store_folder("unfinished").iterdir())).load()
+    assert run.step == 7 and run.losses == []
+    assert find_subnetwork(model, table, corpus, QUICK).hash == whole.hash
+
+
 def test_states_are_written_by_steps_and_by_seconds_but_not_without_end(tmp_path, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(resume.time, "monotonic", lambda: now[0])
