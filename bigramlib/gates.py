@@ -17,6 +17,8 @@ from bigramlib.config import SparsifyConfig
 from bigramlib.models import LanguageModel
 
 ZERO_WEIGHT_LOGIT = -1e6
+LOWEST_GATE = 1e-20
+"""Gates below it are zero: they change no sum in float32, but make subnormal numbers, with which products are 20 times slower."""
 
 
 class _Gates:
@@ -153,6 +155,7 @@ class _BlockGates:
         gates = self.workspace.gates[: len(self.logits)]
         if self.workspace.owner is not self:
             torch.mul(self.logits, self.beta, out=gates).sigmoid_()
+            torch.threshold_(gates, LOWEST_GATE, 0.0)
             for (name, gate), (_, masked) in zip(self.split(gates), self.split(self.workspace.masked), strict=True):
                 torch.mul(gate, self.weights[name], out=masked)
             self.workspace.owner = self

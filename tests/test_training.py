@@ -576,3 +576,15 @@ def test_a_subnetwork_of_an_earlier_version_on_weights_alone_is_told_of_and_not_
     file.unlink()
     assert find_subnetwork(model, table, corpus, QUICK).provenance["model_hash"] == model.hash
     assert f"{key}.safetensors' was found by an earlier version" in caplog.text
+
+
+def test_no_gate_makes_subnormal_numbers_and_none_that_counts_is_lost(model):
+    gates = training._Gates(model, QUICK)
+    block = next(iter(gates.blocks.values()))
+    with torch.no_grad():
+        block.logits.copy_(torch.linspace(-1.0, 1.0, block.logits.numel()))
+    gates.close(90.0)
+    made = block.fill().clone()
+    exact = torch.sigmoid(block.logits.detach() * 90.0)
+    assert ((made == 0) | (made >= 1e-20)).all() and (made == 0).any()
+    assert torch.equal(made[exact >= 1e-20], exact[exact >= 1e-20])
