@@ -18,7 +18,7 @@ from bigramlib.models import LanguageModel
 
 ZERO_WEIGHT_LOGIT = -1e6
 LOWEST_GATE = 1e-20
-"""Gates below it are zero: they change no sum in float32, but make subnormal numbers, with which products are 20 times slower."""
+"""Gates below it are zero: they change no sum in float32, but make subnormal numbers, which slow products down 20 times."""
 
 
 class _Gates:
