@@ -71,13 +71,12 @@ class LanguageModel:
         self.hf.config.use_cache = False
         configured = as_configured(self.hf)
         self.__dict__["built"] = build_hash(configured)
-        check_finite(self.maskable, self.name)
+        check_finite(dict(self.hf.named_parameters()) | self.maskable, self.name)
         if odd := sorted(set(self.hf.state_dict()) - set(configured.state_dict())):
             raise ValueError(
                 f"The model {self.name!r} has the parameter {odd[0]!r}, which is none of its architecture; merge adapters into "
                 "the model first (merge_and_unload of PEFT)."
             )
-        check_finite(dict(self.hf.named_parameters()), self.name)
         if max(self.prefix, default=0) >= self.vocabulary_size:
             raise ValueError(
                 f"The tokenizer of {self.name!r} puts the token {max(self.prefix)} before every text, but the model has "

@@ -287,17 +287,24 @@ class _BoundModel:
     def __call__(self, ids: Int[Tensor, "batch pos"], hidden: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos"]:
         """KL of each position, nats."""
         wanted = self._hidden(ids)
+        entropies = torch.zeros(ids.shape, dtype=torch.float32, device=ids.device)
 
         def divergence(part: Tensor, rows: slice) -> Tensor:
             target = self._log_probability(wanted[rows])
+            probability = target.exp()
+            entropies[rows] = -(probability * target).sum(-1)
             own = self.model.unembed(part).float().log_softmax(-1)
-            return (target.exp() * (target - own)).sum(-1)
+            return (probability * (target - own)).sum(-1)
 
-        return by_rows(divergence, hidden, self.model.vocabulary_size)
+        found = by_rows(divergence, hidden, self.model.vocabulary_size)
+        self._last = ids, entropies
+        return found
 
     @torch.no_grad()
     def entropy(self, ids: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos"]:
-        """The entropy of the target model's prediction at each position, nats."""
+        """The entropy of the target model's prediction at each position, nats; the KL of the same ids has found it already."""
+        if self._last is not None and self._last[0] is ids:
+            return self._last[1]
 
         def of_rows(part: Tensor, rows: slice) -> Tensor:
             target = self._log_probability(part)
@@ -307,10 +314,7 @@ class _BoundModel:
 
     @torch.no_grad()
     def _hidden(self, ids: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
-        """The target model's last hidden states, kept for the next question about the same ids."""
-        if self._last is None or self._last[0] is not ids:
-            self._last = ids, self.target.hidden(ids)
-        return self._last[1]
+        return self.target.hidden(ids)
 
     @torch.no_grad()
     def _log_probability(self, hidden: Float[Tensor, "rows pos d_model"]) -> Float[Tensor, "rows pos vocab"]:

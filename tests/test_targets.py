@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from bigramlib import BigramTable, ModelTarget, TokenCorpus
+from bigramlib import BigramTable, LanguageModel, ModelTarget, TokenCorpus
 
 documents = st.lists(st.lists(st.integers(0, 6), min_size=1, max_size=12), min_size=1, max_size=6)
 
@@ -144,3 +144,18 @@ def _with_vocabulary(model, size):
     other = copy.copy(model)
     other.__dict__["vocabulary_size"] = size
     return other
+
+
+def test_the_entropy_of_a_model_target_is_known_before_and_after_its_divergence(model, monkeypatch):
+    monkeypatch.setattr("bigramlib.vocabulary.LOGITS_AT_ONCE", 1)
+    ids = token_ids()
+    bound = ModelTarget(model).bind(model)
+    with torch.no_grad():
+        log_probability = model.unembed(model.hidden(ids)).log_softmax(-1)
+        expected = -(log_probability.exp() * log_probability).sum(-1)
+        before = bound.entropy(ids)
+        bound(ids, model.hidden(ids))
+        monkeypatch.setattr(LanguageModel, "hidden", None)
+        assert torch.allclose(before, expected, atol=1e-5) and torch.allclose(bound.entropy(ids), expected, atol=1e-5)
+    with pytest.raises(TypeError):
+        bound.entropy(ids.clone())
