@@ -13,9 +13,9 @@ from jaxtyping import install_import_hook
 with install_import_hook("bigramlib", "beartype.beartype"):
     import bigramlib
 
-    for module in pkgutil.iter_modules(bigramlib.__path__):
-        if module.name != "__main__":
-            importlib.import_module(f"bigramlib.{module.name}")
+    for module in pkgutil.walk_packages(bigramlib.__path__, "bigramlib."):
+        if module.name != "bigramlib.__main__":
+            importlib.import_module(module.name)
 
 import numpy as np
 import pytest
