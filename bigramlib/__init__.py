@@ -2,12 +2,12 @@
 
 __version__ = "0.2.0"
 
-from bigramlib.corpus import TokenCorpus, load_corpus
 from bigramlib.evaluate import Evaluation, ablate, evaluate, frontier
 from bigramlib.loading import load_model, randomly_initialized
 from bigramlib.models import LanguageModel
 from bigramlib.subnetwork import Subnetwork
 from bigramlib.targets import BigramTable, ModelTarget
+from bigramlib.text.corpus import TokenCorpus, load_corpus
 from bigramlib.training import SparsifyConfig, find_subnetwork
 
 __all__ = [

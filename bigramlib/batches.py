@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bigramlib.config import SparsifyConfig
-from bigramlib.corpus import TokenCorpus
+from bigramlib.text.corpus import TokenCorpus
 
 
 def flattened_sample(

@@ -11,13 +11,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from bigramlib.bootstrap import mean_interval, warn_of_few
-from bigramlib.corpus import SEQUENCE_LENGTH, TokenCorpus
 from bigramlib.evaluate import MAX_TOKENS, evaluate
 from bigramlib.models import LanguageModel
 from bigramlib.numeric import full_precision
 from bigramlib.progress import tqdm
 from bigramlib.subnetwork import Subnetwork
 from bigramlib.targets import BigramTable
+from bigramlib.text.corpus import SEQUENCE_LENGTH, TokenCorpus
 
 BATCH = 32
 

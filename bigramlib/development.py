@@ -7,12 +7,12 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from bigramlib.corpus import TokenCorpus
 from bigramlib.evaluate import MAX_TOKENS, evaluate
 from bigramlib.loading import load_model
 from bigramlib.overlap import overlap_test
 from bigramlib.progress import tqdm
 from bigramlib.targets import BigramTable
+from bigramlib.text.corpus import TokenCorpus
 from bigramlib.training import SparsifyConfig, find_subnetwork
 
 

@@ -12,12 +12,12 @@ import torch
 from jaxtyping import Float, Int
 
 from bigramlib.bootstrap import correlation, correlation_interval, mean_interval, warn_of_few
-from bigramlib.corpus import SEQUENCE_LENGTH, TokenCorpus
 from bigramlib.models import LanguageModel
 from bigramlib.numeric import full_precision
 from bigramlib.progress import tqdm
 from bigramlib.subnetwork import Subnetwork
 from bigramlib.targets import BigramTable
+from bigramlib.text.corpus import SEQUENCE_LENGTH, TokenCorpus
 
 NATS_PER_BIT = float(np.log(2))
 MAX_TOKENS = 32_768

@@ -11,10 +11,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from bigramlib.bootstrap import correlation, correlation_interval, mean_interval, warn_of_few
-from bigramlib.corpus import SEQUENCE_LENGTH, TokenCorpus
 from bigramlib.models import LanguageModel
 from bigramlib.numeric import full_precision
 from bigramlib.residual import ResidualMoments, residual_stream
+from bigramlib.text.corpus import SEQUENCE_LENGTH, TokenCorpus
 
 ALPHA = 1.0
 RECALLS = (1, 5, 10)

@@ -20,11 +20,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bigramlib import vocabulary
 from bigramlib.architectures import WRITING_COMPONENTS, Architecture
-from bigramlib.corpus import EVALUATION_SHARE, SELF, TokenCorpus, load_corpus, stored_corpus, tokenizer_hash
 from bigramlib.identity import as_configured, build_hash, check_unhooked, identity, weights_state
 from bigramlib.numeric import Number, full_precision, whole_number
 from bigramlib.progress import tqdm
 from bigramlib.store import tensors_hash
+from bigramlib.text.corpus import EVALUATION_SHARE, SELF, TokenCorpus, load_corpus, stored_corpus, tokenizer_hash
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from bigramlib.corpus import check_source
 from bigramlib.numeric import number
 from bigramlib.pretrain import SETTINGS
+from bigramlib.text.corpus import check_source
 
 Rule = Callable[[str, Any], Any]
 """From a parameter's name and the value given to the value to use; raises ValueError, in one sentence, if there is none."""

@@ -15,9 +15,9 @@ from torch.nn import functional
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
 from bigramlib.checkpoints import save_checkpoint
-from bigramlib.corpus import DOCUMENT_SEPARATOR, SEQUENCE_LENGTH, TokenCorpus
 from bigramlib.progress import tqdm
 from bigramlib.store import written_whole
+from bigramlib.text.corpus import DOCUMENT_SEPARATOR, SEQUENCE_LENGTH, TokenCorpus
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bigramlib.corpus import SEQUENCE_LENGTH, TokenCorpus
 from bigramlib.models import LanguageModel
 from bigramlib.numeric import full_precision, whole_number
 from bigramlib.progress import tqdm
 from bigramlib.subnetwork import Subnetwork
+from bigramlib.text.corpus import SEQUENCE_LENGTH, TokenCorpus
 
 MOMENT_TOKENS = 131_072
 

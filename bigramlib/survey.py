@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from bigramlib.corpus import TokenCorpus, check_source
 from bigramlib.evaluate import ablate, frontier, smallest_reaching
 from bigramlib.lenses import lens_report
 from bigramlib.loading import load_model
@@ -18,6 +17,7 @@ from bigramlib.residual import ResidualMoments
 from bigramlib.store import store_folder
 from bigramlib.subnetwork import Subnetwork
 from bigramlib.targets import BigramTable
+from bigramlib.text.corpus import TokenCorpus, check_source
 
 FACTS = {"model", "corpus", "target_hash", "sparsity_penalty", "config", "steps"}
 """What the provenance of a subnetwork says that was found by training."""

@@ -19,9 +19,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bigramlib.corpus import TokenCorpus
 from bigramlib.models import LanguageModel
 from bigramlib.store import content_hash
+from bigramlib.text.corpus import TokenCorpus
 from bigramlib.vocabulary import by_rows
 
 BoundTarget = Callable[[Tensor, Tensor], Tensor]

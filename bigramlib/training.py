@@ -22,7 +22,6 @@ from torch import Tensor
 import bigramlib
 from bigramlib.batches import batches
 from bigramlib.config import SparsifyConfig
-from bigramlib.corpus import TokenCorpus
 from bigramlib.gates import _Gates
 from bigramlib.health import gradients_watched
 from bigramlib.models import LanguageModel, check_finite
@@ -32,6 +31,7 @@ from bigramlib.resume import Checkpoint, Run, interrupts_deferred
 from bigramlib.store import check_writable, content_hash, locked, set_aside, store_folder
 from bigramlib.subnetwork import Subnetwork
 from bigramlib.targets import BoundTarget, Target
+from bigramlib.text.corpus import TokenCorpus
 
 CHECK_EVERY = 10
 LOWEST_KL = {"float32": 0.01, "bfloat16": 0.5}

@@ -23,11 +23,11 @@ from bigramlib import (
 from bigramlib.__main__ import check_values
 from bigramlib.circuits import Behaviour, part
 from bigramlib.claims import check, untestable
-from bigramlib.corpus import read_documents
 from bigramlib.lenses import lens_report, ridge_maps
 from bigramlib.overlap import overlap_test
 from bigramlib.published import load_published
 from bigramlib.residual import ResidualMoments
+from bigramlib.text.corpus import read_documents
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,7 @@ def test_counting_in_parts_gives_the_table_of_one_pass(texts, at_once):
     corpus = as_corpus(texts)
     whole = BigramTable.from_corpus(corpus)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bigramlib.corpus.TOKENS_AT_ONCE", at_once)
+        patch.setattr("bigramlib.text.corpus.TOKENS_AT_ONCE", at_once)
         parts = BigramTable.from_corpus(corpus)
     assert parts.hash == whole.hash
     assert parts.counts.nnz == whole.counts.nnz == len({pair for text in texts for pair in pairwise(text)})

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bigramlib import TokenCorpus, load_corpus
-from bigramlib.corpus import _held_out, read_documents
 from bigramlib.pretrain import train_tokenizer
+from bigramlib.text.corpus import _held_out, read_documents
 
 DOCUMENTS = [f"the cat sat on mat number {number}, and the dog on rat {number * 7}" for number in range(40)]
 
@@ -98,7 +98,7 @@ def test_tokens_are_cached_by_content_and_memory_mapped(tmp_path, tokenizer, mon
     first, _ = load_corpus(source, tokenizer)
     assert isinstance(first.ids, np.memmap)
     calls = []
-    monkeypatch.setattr("bigramlib.corpus._write", lambda *a: calls.append(a) or pytest.fail("tokenized again"))
+    monkeypatch.setattr("bigramlib.text.corpus._write", lambda *a: calls.append(a) or pytest.fail("tokenized again"))
     load_corpus(source, tokenizer)
     assert not calls
     source.write_text(source.read_text() + "\none more line")
@@ -180,7 +180,7 @@ def test_a_byte_order_mark_is_not_text(tmp_path):
 def test_another_split_seed_share_or_tokenizer_is_tokenized_anew(tmp_path, tokenizer, monkeypatch):
     source = lines(tmp_path / "a.txt")
     load_corpus(source, tokenizer)
-    monkeypatch.setattr("bigramlib.corpus._write", lambda *a: pytest.fail("tokenized"))
+    monkeypatch.setattr("bigramlib.text.corpus._write", lambda *a: pytest.fail("tokenized"))
     for changed in ({"seed": 1}, {"evaluation_share": 0.3}, {"text_column": "body"}):
         with pytest.raises(pytest.fail.Exception, match="tokenized"):
             load_corpus(source, tokenizer, **changed)

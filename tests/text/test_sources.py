@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_strangers import mutated
 
-from bigramlib.corpus import check_source, load_corpus, read_documents
+from bigramlib.text.corpus import check_source, load_corpus, read_documents
 
 DOCUMENTS = [
     "one dog",

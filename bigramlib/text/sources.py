@@ -8,9 +8,9 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
 
-from bigramlib.compression import plain_suffix
-from bigramlib.formats import READERS, check_is_text, column, documents
 from bigramlib.store import content_hash, file_hash
+from bigramlib.text.compression import plain_suffix
+from bigramlib.text.formats import READERS, check_is_text, column, documents
 
 SELF = "self"
 KNOWN = {".txt", *READERS, ".text", ".md"}

@@ -15,7 +15,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from bigramlib.compression import decompressed, plain_suffix
+from bigramlib.text.compression import decompressed, plain_suffix
 
 DOCUMENT_SEPARATOR = "<|endoftext|>"
 HEAD = 2**12

@@ -16,11 +16,11 @@ from jaxtyping import Bool, Int, Integer
 from transformers import PreTrainedTokenizerBase
 
 from bigramlib.disk import reading
-from bigramlib.formats import DOCUMENT_SEPARATOR
 from bigramlib.numeric import Number, number, whole_number
 from bigramlib.progress import tqdm
-from bigramlib.sources import SELF, check_source, fingerprint, listed, read_documents
 from bigramlib.store import content_hash, store_folder, stored_folder
+from bigramlib.text.formats import DOCUMENT_SEPARATOR
+from bigramlib.text.sources import SELF, check_source, fingerprint, listed, read_documents
 
 __all__ = [
     "DOCUMENT_SEPARATOR", "EVALUATION_SHARE", "SELF", "SEQUENCE_LENGTH", "TokenCorpus", "check_source", "load_corpus",
