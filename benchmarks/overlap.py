@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from benchmarks.measuring import Figure, elapsed, save
 from bigramlib import Subnetwork
-from bigramlib.architectures import Architecture
+from bigramlib.models.architectures import Architecture
 from bigramlib.overlap import overlap_test
 
 QUESTION = "overlap"

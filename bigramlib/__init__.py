@@ -3,8 +3,8 @@
 __version__ = "0.2.0"
 
 from bigramlib.evaluate import Evaluation, ablate, evaluate, frontier
-from bigramlib.loading import load_model, randomly_initialized
-from bigramlib.models import LanguageModel
+from bigramlib.models.language_model import LanguageModel
+from bigramlib.models.loading import load_model, randomly_initialized
 from bigramlib.subnetwork import Subnetwork
 from bigramlib.targets import BigramTable, ModelTarget
 from bigramlib.text.corpus import TokenCorpus, load_corpus

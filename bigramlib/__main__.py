@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bigramlib.claims import claims_table
 from bigramlib.figures import figure_folder
-from bigramlib.loading import load_model
+from bigramlib.models.loading import load_model
 from bigramlib.parameters import PARAMETERS
 from bigramlib.store import written_whole
 

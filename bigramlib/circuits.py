@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 
 from bigramlib.bootstrap import mean_interval, warn_of_few
 from bigramlib.evaluate import MAX_TOKENS, evaluate
-from bigramlib.models import LanguageModel
+from bigramlib.models.language_model import LanguageModel
 from bigramlib.numeric import full_precision
 from bigramlib.progress import tqdm
 from bigramlib.subnetwork import Subnetwork

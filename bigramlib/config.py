@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
-from bigramlib.models import LanguageModel
+from bigramlib.models.language_model import LanguageModel
 from bigramlib.numeric import number, whole_number
 from bigramlib.targets import Target
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from bigramlib.evaluate import MAX_TOKENS, evaluate
-from bigramlib.loading import load_model
+from bigramlib.models.loading import load_model
 from bigramlib.overlap import overlap_test
 from bigramlib.progress import tqdm
 from bigramlib.targets import BigramTable

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 
 from bigramlib.bootstrap import correlation, correlation_interval, mean_interval, warn_of_few
-from bigramlib.models import LanguageModel
+from bigramlib.models.language_model import LanguageModel
 from bigramlib.numeric import full_precision
 from bigramlib.progress import tqdm
 from bigramlib.subnetwork import Subnetwork

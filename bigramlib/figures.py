@@ -16,9 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from bigramlib.architectures import ATTENTION_COMPONENTS
-from bigramlib.loading import EMBEDDED
-from bigramlib.packaged import PACKAGED
+from bigramlib.models.architectures import ATTENTION_COMPONENTS
+from bigramlib.models.loading import EMBEDDED
+from bigramlib.models.packages import PACKAGED
 from bigramlib.store import content_hash, written_whole
 from bigramlib.subnetwork import gini
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from bigramlib.config import SparsifyConfig
-from bigramlib.models import LanguageModel
+from bigramlib.models.language_model import LanguageModel
 
 ZERO_WEIGHT_LOGIT = -1e6
 LOWEST_GATE = 1e-20

@@ -9,7 +9,7 @@ from functools import partial
 
 from torch import Tensor
 
-from bigramlib.models import LanguageModel
+from bigramlib.models.language_model import LanguageModel
 
 log = logging.getLogger(__name__)
 

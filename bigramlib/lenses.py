@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from bigramlib.bootstrap import correlation, correlation_interval, mean_interval, warn_of_few
-from bigramlib.models import LanguageModel
+from bigramlib.models.language_model import LanguageModel
 from bigramlib.numeric import full_precision
 from bigramlib.residual import ResidualMoments, residual_stream
 from bigramlib.text.corpus import SEQUENCE_LENGTH, TokenCorpus

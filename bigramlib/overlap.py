@@ -13,7 +13,7 @@ from jaxtyping import Bool
 from scipy.special import gammaincc, gammaln, logsumexp
 from scipy.stats import binom, hypergeom
 
-from bigramlib.architectures import Component
+from bigramlib.models.architectures import Component
 from bigramlib.subnetwork import Subnetwork
 
 CHUNK = 1024

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from bigramlib.models.mini import SETTINGS
 from bigramlib.numeric import number
-from bigramlib.pretrain import SETTINGS
 from bigramlib.text.corpus import check_source
 
 Rule = Callable[[str, Any], Any]

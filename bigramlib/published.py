@@ -15,7 +15,7 @@ import torch
 
 from bigramlib.disk import reading, written_whole
 from bigramlib.hub import downloaded
-from bigramlib.models import LanguageModel
+from bigramlib.models.language_model import LanguageModel
 from bigramlib.subnetwork import Subnetwork
 
 MODEL_NAME = "orig_model_name"

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bigramlib.models import LanguageModel
+from bigramlib.models.language_model import LanguageModel
 from bigramlib.numeric import full_precision, whole_number
 from bigramlib.progress import tqdm
 from bigramlib.subnetwork import Subnetwork

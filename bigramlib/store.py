@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from bigramlib.disk import reading, reason, remove_leftovers, said, written_whole
 
-ASSETS = Path(__file__).parent / "assets"
+PACKAGE = Path(__file__).parent
 HASHES = "hashes.json"
 HASHED_AT_ONCE = 2**20
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ def store_root() -> Path:
         ValueError: it lies in a home folder, and there is none.
     """
     named = os.environ.get("BIGRAMLIB_STORE")
-    checkout = ASSETS.parent.parent
+    checkout = PACKAGE.parent
     if not named and (checkout / "pyproject.toml").is_file() and (checkout / "Makefile").is_file():
         return checkout / ".store"
     try:

@@ -17,9 +17,9 @@ from safetensors.numpy import save_file
 from torch import Tensor
 
 from bigramlib import hub
-from bigramlib.architectures import Architecture
 from bigramlib.disk import reading, safe_tensors, written_whole
-from bigramlib.models import LanguageModel
+from bigramlib.models.architectures import Architecture
+from bigramlib.models.language_model import LanguageModel
 from bigramlib.numeric import Number, whole_number
 from bigramlib.store import content_hash
 

@@ -11,8 +11,8 @@ import pandas as pd
 
 from bigramlib.evaluate import ablate, frontier, smallest_reaching
 from bigramlib.lenses import lens_report
-from bigramlib.loading import load_model
-from bigramlib.models import RANDOM, LanguageModel
+from bigramlib.models.language_model import RANDOM, LanguageModel
+from bigramlib.models.loading import load_model
 from bigramlib.residual import ResidualMoments
 from bigramlib.store import store_folder
 from bigramlib.subnetwork import Subnetwork

@@ -19,10 +19,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bigramlib.models import LanguageModel
+from bigramlib.models.language_model import LanguageModel
+from bigramlib.models.logits import by_rows
 from bigramlib.store import content_hash
 from bigramlib.text.corpus import TokenCorpus
-from bigramlib.vocabulary import by_rows
 
 BoundTarget = Callable[[Tensor, Tensor], Tensor]
 """A target on a model: from ids [batch, pos] and last hidden states [batch, pos, d_model] to the KL of each position, nats.

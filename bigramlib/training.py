@@ -24,7 +24,7 @@ from bigramlib.batches import batches
 from bigramlib.config import SparsifyConfig
 from bigramlib.gates import _Gates
 from bigramlib.health import gradients_watched
-from bigramlib.models import LanguageModel, check_finite
+from bigramlib.models.language_model import LanguageModel, check_finite
 from bigramlib.numeric import full_precision
 from bigramlib.progress import tqdm
 from bigramlib.resume import Checkpoint, Run, interrupts_deferred

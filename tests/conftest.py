@@ -35,7 +35,7 @@ from transformers import (
 )
 
 from bigramlib import BigramTable, LanguageModel, TokenCorpus
-from bigramlib.pretrain import train_tokenizer
+from bigramlib.models.mini import train_tokenizer
 
 torch.set_num_threads(1)
 

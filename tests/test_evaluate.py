@@ -40,7 +40,7 @@ def naive(model, corpus, table, length):
 
 @pytest.mark.parametrize("logits_at_once", [2**22, 1])
 def test_measures_equal_a_naive_computation(any_model, held_out, table, logits_at_once, monkeypatch):
-    monkeypatch.setattr("bigramlib.vocabulary.LOGITS_AT_ONCE", logits_at_once)
+    monkeypatch.setattr("bigramlib.models.logits.LOGITS_AT_ONCE", logits_at_once)
     result = evaluate(any_model, held_out, table, sequence_length=32, batch_size=3, max_tokens=None)
     own, bigram, kl = naive(any_model, held_out, table, 32)
     finite = np.isfinite(bigram)

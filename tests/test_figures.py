@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from bigramlib.figures import figure_folder, save_figure
-from bigramlib.loading import EMBEDDED
-from bigramlib.packaged import PACKAGED
+from bigramlib.models.loading import EMBEDDED
+from bigramlib.models.packages import PACKAGED
 
 
 def test_known_models_keep_their_names_and_revisions_have_their_own(tmp_path, monkeypatch):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bigramlib.loading import EMBEDDED
-from bigramlib.packaged import PACKAGED
+from bigramlib.models.loading import EMBEDDED
+from bigramlib.models.packages import PACKAGED
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = ("HF_HUB_DISABLE_TELEMETRY", "WANDB_MODE", "BIGRAMLIB_TEXT_PROGRESS", "TQDM_MININTERVAL")

@@ -123,4 +123,4 @@ def test_the_readme_states_the_claims_as_measured():
 
 
 def test_assets_stay_small():
-    assert sum(file.stat().st_size for file in (ROOT / "bigramlib" / "assets").rglob("*")) < 40 * 2**20
+    assert sum(file.stat().st_size for file in (ROOT / "bigramlib" / "models" / "assets").rglob("*")) < 40 * 2**20

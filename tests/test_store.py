@@ -19,12 +19,14 @@ from bigramlib.resume import Checkpoint, Run
 from bigramlib.store import check_writable, content_hash, locked, set_aside, store_folder, stored_folder, tensors_hash
 from bigramlib.training import _stored
 
-MODULES = [module.name for module in pkgutil.iter_modules(bigramlib.__path__) if module.name != "__main__"]
+MODULES = [
+    module.name for module in pkgutil.walk_packages(bigramlib.__path__, "bigramlib.") if module.name != "bigramlib.__main__"
+]
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_shape_annotations_are_enforced_in_every_module(name):
-    assert "jaxtyping" in type(importlib.import_module(f"bigramlib.{name}").__loader__).__module__
+    assert "jaxtyping" in type(importlib.import_module(name).__loader__).__module__
 
 
 @pytest.mark.parametrize(
@@ -308,7 +310,7 @@ def test_a_store_may_lie_in_the_home_folder_and_without_one_its_name_is_asked_fo
     assert store_folder("a") == tmp_path / "mine" / "a"
     monkeypatch.delenv("HOME")
     monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
-    monkeypatch.setattr(store, "ASSETS", tmp_path / "site-packages" / "bigramlib" / "assets")
+    monkeypatch.setattr(store, "PACKAGE", tmp_path / "site-packages" / "bigramlib")
     for named in ("", "~/mine"):
         monkeypatch.setenv("BIGRAMLIB_STORE", named)
         with pytest.raises(ValueError, match=r"There is no home folder .*; set BIGRAMLIB_STORE to a folder"):
@@ -318,7 +320,7 @@ def test_a_store_may_lie_in_the_home_folder_and_without_one_its_name_is_asked_fo
 def test_a_checkout_keeps_its_store_with_it_and_an_installed_package_in_the_cache(tmp_path, monkeypatch):
     monkeypatch.delenv("BIGRAMLIB_STORE")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(store, "ASSETS", tmp_path / "checkout" / "bigramlib" / "assets")
+    monkeypatch.setattr(store, "PACKAGE", tmp_path / "checkout" / "bigramlib")
     assert store.store_root() == tmp_path / "home" / ".cache" / "bigramlib"
     (tmp_path / "checkout").mkdir()
     for name in ("pyproject.toml", "Makefile"):

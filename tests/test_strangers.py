@@ -17,10 +17,11 @@ from gguf import GGUFWriter
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
-from test_pretrained import llama2c_file
+from test_packages import llama2c_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from bigramlib import Subnetwork, llama2c, load_corpus, load_model, packaged
+from bigramlib import Subnetwork, load_corpus, load_model
+from bigramlib.models import llama2c, packages
 from bigramlib.published import read_pickle, save_published
 from bigramlib.resume import Checkpoint, Run
 from bigramlib.store import content_hash
@@ -235,13 +236,13 @@ def tarball(path: Path, content: bytes) -> None:
 def test_mutated_archives(folder, change, cut, kind):
     write, name = kind
     content = bytes(range(256)) * 40
-    known = packaged.PackagedModel(
+    known = packages.PackagedModel(
         "pip", ("a==1",), ("a/model.bin",), "model.bin", hashlib.sha256(content).hexdigest(), "a licence"
     )
     write(folder / name, content)
     (folder / name).write_bytes(mutated((folder / name).read_bytes(), change, cut))
     try:
-        made = packaged.assembled(known, [folder / name], folder)
+        made = packages.assembled(known, [folder / name], folder)
     except ValueError as error:
         assert ("holds no whole 'a/model.bin'" in str(error)) or ("has the SHA-256" in str(error))
     else:
@@ -253,9 +254,9 @@ def test_a_folder_in_place_of_the_member_of_an_archive_is_refused(tmp_path):
         info = tarfile.TarInfo("a/model.bin")
         info.type = tarfile.DIRTYPE
         archive.addfile(info)
-    known = packaged.PackagedModel("npm", ("a@1",), ("a/model.bin",), "model.bin", "0" * 64, "a licence")
+    known = packages.PackagedModel("npm", ("a@1",), ("a/model.bin",), "model.bin", "0" * 64, "a licence")
     with pytest.raises(ValueError, match=r"holds no whole 'a/model\.bin'"):
-        packaged.assembled(known, [tmp_path / "a.tgz"], tmp_path)
+        packages.assembled(known, [tmp_path / "a.tgz"], tmp_path)
 
 
 def test_what_the_mutations_start_from_is_read(half, stories, folder, tokenizer):

@@ -29,7 +29,7 @@ from bigramlib import (
 )
 from bigramlib.circuits import repeated_sequences, token_losses
 from bigramlib.lenses import lens_report
-from bigramlib.pretrain import PretrainConfig, build_model, pretrain
+from bigramlib.models.mini import PretrainConfig, build_model, pretrain
 from bigramlib.published import load_published, save_published
 from bigramlib.residual import ResidualMoments
 from bigramlib.survey import survey

@@ -147,7 +147,7 @@ def _with_vocabulary(model, size):
 
 
 def test_the_entropy_of_a_model_target_is_known_before_and_after_its_divergence(model, monkeypatch):
-    monkeypatch.setattr("bigramlib.vocabulary.LOGITS_AT_ONCE", 1)
+    monkeypatch.setattr("bigramlib.models.logits.LOGITS_AT_ONCE", 1)
     ids = token_ids()
     bound = ModelTarget(model).bind(model)
     with torch.no_grad():

@@ -33,7 +33,7 @@ QUICK = SparsifyConfig(sparsity_penalty=1.0, steps=30, batch_size=2, sequence_le
 @pytest.mark.parametrize("logits_at_once", [2**22, 1])
 @pytest.mark.parametrize("flattening", [None, 0.5])
 def test_steps_equal_hand_written_ones(tokenizer, corpus, table, flattening, logits_at_once, monkeypatch):
-    monkeypatch.setattr("bigramlib.vocabulary.LOGITS_AT_ONCE", logits_at_once)
+    monkeypatch.setattr("bigramlib.models.logits.LOGITS_AT_ONCE", logits_at_once)
     model = build("llama", tokenizer)
     model.maskable["model.layers.0.mlp.up_proj.weight"][0, :5] = 0.0
     config = replace(QUICK, steps=4, flattening=flattening, final_beta=16.0)

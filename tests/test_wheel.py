@@ -24,7 +24,7 @@ with contextlib.suppress(SystemExit), contextlib.redirect_stdout(said):
 assert said.getvalue().startswith("usage: bigramlib"), said.getvalue()
 
 import bigramlib
-from bigramlib.loading import checkpoint_names
+from bigramlib.models.loading import checkpoint_names
 from bigramlib.store import store_root
 
 for module in pkgutil.walk_packages(bigramlib.__path__, "bigramlib."):

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bigramlib import TokenCorpus, load_corpus
-from bigramlib.pretrain import train_tokenizer
+from bigramlib.models.mini import train_tokenizer
 from bigramlib.text.corpus import _held_out, read_documents
 
 DOCUMENTS = [f"the cat sat on mat number {number}, and the dog on rat {number * 7}" for number in range(40)]

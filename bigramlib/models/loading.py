@@ -12,13 +12,22 @@ from gguf import GGUFReader
 from huggingface_hub import snapshot_download
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from bigramlib import llama2c
-from bigramlib.architectures import Architecture
-from bigramlib.checkpoints import load_checkpoint
-from bigramlib.folders import CONFIG, WEIGHTS, built, check_whole, quiet, read_config, read_tensors, read_tokenizer, reason
-from bigramlib.models import RANDOM, LanguageModel
-from bigramlib.packaged import PACKAGED, packaged_model
-from bigramlib.store import ASSETS
+from bigramlib.models import llama2c
+from bigramlib.models.architectures import Architecture
+from bigramlib.models.folders import (
+    CONFIG,
+    WEIGHTS,
+    built,
+    check_whole,
+    quiet,
+    read_config,
+    read_tensors,
+    read_tokenizer,
+    reason,
+)
+from bigramlib.models.language_model import RANDOM, LanguageModel
+from bigramlib.models.mini import ASSETS, load_checkpoint
+from bigramlib.models.packages import PACKAGED, packaged_model
 
 EMBEDDED = ("mini",)
 FACTS = ["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken"]
