@@ -16,7 +16,7 @@ from bigramlib.models.language_model import LanguageModel
 from bigramlib.numeric import full_precision
 from bigramlib.progress import tqdm
 from bigramlib.subnetwork import Subnetwork
-from bigramlib.targets import BigramTable
+from bigramlib.targets.bigram import BigramTable
 from bigramlib.text.corpus import SEQUENCE_LENGTH, TokenCorpus
 
 BATCH = 32

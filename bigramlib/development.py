@@ -11,7 +11,7 @@ from bigramlib.evaluate import MAX_TOKENS, evaluate
 from bigramlib.models.loading import load_model
 from bigramlib.overlap import overlap_test
 from bigramlib.progress import tqdm
-from bigramlib.targets import BigramTable
+from bigramlib.targets.bigram import BigramTable
 from bigramlib.text.corpus import TokenCorpus
 from bigramlib.training import SparsifyConfig, find_subnetwork
 

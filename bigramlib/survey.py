@@ -16,7 +16,7 @@ from bigramlib.models.loading import load_model
 from bigramlib.residual import ResidualMoments
 from bigramlib.store import store_folder
 from bigramlib.subnetwork import Subnetwork
-from bigramlib.targets import BigramTable
+from bigramlib.targets.bigram import BigramTable
 from bigramlib.text.corpus import TokenCorpus, check_source
 
 FACTS = {"model", "corpus", "target_hash", "sparsity_penalty", "config", "steps"}

@@ -21,7 +21,7 @@ from safetensors import safe_open
 from bigramlib import SparsifyConfig, Subnetwork, find_subnetwork, resume, training
 from bigramlib.resume import Checkpoint, Run, interrupts_deferred
 from bigramlib.store import store_folder
-from bigramlib.targets import BoundTable
+from bigramlib.targets.bigram import BoundTable
 
 KILLS = 20
 LONG = SparsifyConfig(sparsity_penalty=1.0, steps=200, batch_size=2, sequence_length=16, undecided_share=-1.0)

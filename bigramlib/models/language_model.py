@@ -29,7 +29,7 @@ from bigramlib.text.corpus import EVALUATION_SHARE, SELF, TokenCorpus, load_corp
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
-    from bigramlib.targets import BigramTable
+    from bigramlib.targets.bigram import BigramTable
 
 RANDOM = " (random"
 """In the name of a randomly initialised control."""

@@ -1,0 +1,1 @@
+"""What a subnetwork is asked to predict, and the loss of each."""
