@@ -5,7 +5,7 @@ __version__ = "0.2.0"
 from bigramlib.evaluate import Evaluation, ablate, evaluate, frontier
 from bigramlib.models.language_model import LanguageModel
 from bigramlib.models.loading import load_model, randomly_initialized
-from bigramlib.subnetwork import Subnetwork
+from bigramlib.subnetworks.subnetwork import Subnetwork
 from bigramlib.targets.bigram import BigramTable, ModelTarget
 from bigramlib.text.corpus import TokenCorpus, load_corpus
 from bigramlib.training import SparsifyConfig, find_subnetwork

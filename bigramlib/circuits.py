@@ -15,7 +15,7 @@ from bigramlib.evaluate import MAX_TOKENS, evaluate
 from bigramlib.models.language_model import LanguageModel
 from bigramlib.numeric import full_precision
 from bigramlib.progress import tqdm
-from bigramlib.subnetwork import Subnetwork
+from bigramlib.subnetworks.subnetwork import Subnetwork
 from bigramlib.targets.bigram import BigramTable
 from bigramlib.text.corpus import SEQUENCE_LENGTH, TokenCorpus
 

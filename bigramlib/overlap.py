@@ -14,7 +14,7 @@ from scipy.special import gammaincc, gammaln, logsumexp
 from scipy.stats import binom, hypergeom
 
 from bigramlib.models.architectures import Component
-from bigramlib.subnetwork import Subnetwork
+from bigramlib.subnetworks.subnetwork import Subnetwork
 
 CHUNK = 1024
 Key = TypeVar("Key")

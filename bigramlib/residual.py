@@ -14,7 +14,7 @@ from torch import Tensor
 from bigramlib.models.language_model import LanguageModel
 from bigramlib.numeric import full_precision, whole_number
 from bigramlib.progress import tqdm
-from bigramlib.subnetwork import Subnetwork
+from bigramlib.subnetworks.subnetwork import Subnetwork
 from bigramlib.text.corpus import SEQUENCE_LENGTH, TokenCorpus
 
 MOMENT_TOKENS = 131_072

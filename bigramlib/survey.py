@@ -15,7 +15,7 @@ from bigramlib.models.language_model import RANDOM, LanguageModel
 from bigramlib.models.loading import load_model
 from bigramlib.residual import ResidualMoments
 from bigramlib.store import store_folder
-from bigramlib.subnetwork import Subnetwork
+from bigramlib.subnetworks.subnetwork import Subnetwork
 from bigramlib.targets.bigram import BigramTable
 from bigramlib.text.corpus import TokenCorpus, check_source
 

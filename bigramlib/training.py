@@ -29,7 +29,7 @@ from bigramlib.numeric import full_precision
 from bigramlib.progress import tqdm
 from bigramlib.resume import Checkpoint, Run, interrupts_deferred
 from bigramlib.store import check_writable, content_hash, locked, set_aside, store_folder
-from bigramlib.subnetwork import Subnetwork
+from bigramlib.subnetworks.subnetwork import Subnetwork
 from bigramlib.targets.bigram import BoundTarget, Target
 from bigramlib.text.corpus import TokenCorpus
 

@@ -25,8 +25,8 @@ from bigramlib.circuits import Behaviour, part
 from bigramlib.claims import check, untestable
 from bigramlib.lenses import lens_report, ridge_maps
 from bigramlib.overlap import overlap_test
-from bigramlib.published import load_published
 from bigramlib.residual import ResidualMoments
+from bigramlib.subnetworks.published import load_published
 from bigramlib.text.corpus import read_documents
 
 

@@ -13,10 +13,11 @@ import pytest
 import torch
 
 import bigramlib
-from bigramlib import SparsifyConfig, Subnetwork, disk, find_subnetwork, load_corpus, resume, store, subnetwork
+from bigramlib import SparsifyConfig, Subnetwork, disk, find_subnetwork, load_corpus, resume, store
 from bigramlib.disk import remove_leftovers, written_whole
 from bigramlib.resume import Checkpoint, Run
 from bigramlib.store import check_writable, content_hash, locked, set_aside, store_folder, stored_folder, tensors_hash
+from bigramlib.subnetworks import subnetwork
 from bigramlib.training import _stored
 
 MODULES = [

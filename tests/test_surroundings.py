@@ -30,8 +30,8 @@ from bigramlib import (
 from bigramlib.circuits import repeated_sequences, token_losses
 from bigramlib.lenses import lens_report
 from bigramlib.models.mini import PretrainConfig, build_model, pretrain
-from bigramlib.published import load_published, save_published
 from bigramlib.residual import ResidualMoments
+from bigramlib.subnetworks.published import load_published, save_published
 from bigramlib.survey import survey
 
 

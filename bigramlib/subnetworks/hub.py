@@ -13,7 +13,7 @@ from huggingface_hub import HfApi, ModelCard, ModelCardData, hf_hub_download
 from bigramlib.disk import UNWRITABLE, reason, said, written_whole
 
 if TYPE_CHECKING:
-    from bigramlib.subnetwork import Subnetwork
+    from bigramlib.subnetworks.subnetwork import Subnetwork
 
 FILE = "subnetwork.safetensors"
 LOCAL = UNWRITABLE | {errno.EACCES, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE}

@@ -16,12 +16,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 
-from bigramlib import hub
 from bigramlib.disk import reading, safe_tensors, written_whole
 from bigramlib.models.architectures import Architecture
 from bigramlib.models.language_model import LanguageModel
 from bigramlib.numeric import Number, whole_number
 from bigramlib.store import content_hash
+from bigramlib.subnetworks import hub
 
 FORMAT = "bigramlib subnetwork 1"
 DAMAGED = (SafetensorError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError)

@@ -11,7 +11,7 @@ import pytest
 from conftest import build
 
 from bigramlib import LanguageModel, Subnetwork
-from bigramlib.published import load_published, read_pickle, save_published
+from bigramlib.subnetworks.published import load_published, read_pickle, save_published
 
 
 @pytest.fixture(params=["gpt2", "gpt_neox"])

@@ -6,7 +6,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from bigramlib import Subnetwork
-from bigramlib.hub import FILE
+from bigramlib.subnetworks.hub import FILE
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_pushing_creates_the_repository_and_uploads_the_folder(subnetwork, tmp_p
             calls.append(("upload", repo_id, loaded.hash))
             return "address"
 
-    monkeypatch.setattr("bigramlib.hub.HfApi", Api)
+    monkeypatch.setattr("bigramlib.subnetworks.hub.HfApi", Api)
     assert subnetwork.push_to_hub("someone/mask", private=True, token="secret") == "address"
     assert calls == [("token", "secret"), ("create", "someone/mask", True, True), ("upload", "someone/mask", subnetwork.hash)]
 
@@ -68,7 +68,7 @@ def test_a_disk_that_is_full_is_not_called_a_wrong_name(monkeypatch):
     def full(*arguments, **options):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("bigramlib.hub.hf_hub_download", full)
+    monkeypatch.setattr("bigramlib.subnetworks.hub.hf_hub_download", full)
     with pytest.raises(OSError, match=r"'some/mask' could not be kept in the hub's cache \(No space left on device\)"):
         Subnetwork.from_pretrained("some/mask")
 

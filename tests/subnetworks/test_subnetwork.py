@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from bigramlib import LanguageModel, Subnetwork
-from bigramlib.subnetwork import first_mlp_dimensions, gini, layer_shares
+from bigramlib.subnetworks.subnetwork import first_mlp_dimensions, gini, layer_shares
 
 
 @pytest.fixture
@@ -213,7 +213,7 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(half, tmp_path, monk
         temporary.write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr("bigramlib.subnetwork.save_file", fail)
+    monkeypatch.setattr("bigramlib.subnetworks.subnetwork.save_file", fail)
     with pytest.raises(OSError, match="disk full"):
         (~half).save(path)
     assert path.read_bytes() == before

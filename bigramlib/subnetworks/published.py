@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from bigramlib.disk import reading, written_whole
-from bigramlib.hub import downloaded
 from bigramlib.models.language_model import LanguageModel
-from bigramlib.subnetwork import Subnetwork
+from bigramlib.subnetworks.hub import downloaded
+from bigramlib.subnetworks.subnetwork import Subnetwork
 
 MODEL_NAME = "orig_model_name"
 HUB = "hf://"
