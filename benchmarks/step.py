@@ -13,7 +13,7 @@ import pandas as pd
 from benchmarks.measuring import Figure, devices, interleaved, median_ratio, save
 from benchmarks.training_steps import batch, dense_targets, fine_tuning, mask_training, neurosurgeon
 from bigramlib import BigramTable, LanguageModel, SparsifyConfig, TokenCorpus, load_model
-from bigramlib.config import fast_precision
+from bigramlib.training.config import fast_precision
 
 QUESTION = "step"
 

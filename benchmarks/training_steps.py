@@ -16,7 +16,7 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
 from bigramlib import BigramTable, LanguageModel, SparsifyConfig, TokenCorpus
-from bigramlib.gates import _Gates
+from bigramlib.training.gates import _Gates
 
 HEAD_SIZE = 64
 

@@ -8,7 +8,7 @@ from bigramlib.models.loading import load_model, randomly_initialized
 from bigramlib.subnetworks.subnetwork import Subnetwork
 from bigramlib.targets.bigram import BigramTable, ModelTarget
 from bigramlib.text.corpus import TokenCorpus, load_corpus
-from bigramlib.training import SparsifyConfig, find_subnetwork
+from bigramlib.training.search import SparsifyConfig, find_subnetwork
 
 __all__ = [
     "BigramTable",

@@ -13,7 +13,7 @@ from bigramlib.overlap import overlap_test
 from bigramlib.progress import tqdm
 from bigramlib.targets.bigram import BigramTable
 from bigramlib.text.corpus import TokenCorpus
-from bigramlib.training import SparsifyConfig, find_subnetwork
+from bigramlib.training.search import SparsifyConfig, find_subnetwork
 
 
 def through_pretraining(

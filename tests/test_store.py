@@ -13,12 +13,13 @@ import pytest
 import torch
 
 import bigramlib
-from bigramlib import SparsifyConfig, Subnetwork, disk, find_subnetwork, load_corpus, resume, store
+from bigramlib import SparsifyConfig, Subnetwork, disk, find_subnetwork, load_corpus, store
 from bigramlib.disk import remove_leftovers, written_whole
-from bigramlib.resume import Checkpoint, Run
 from bigramlib.store import check_writable, content_hash, locked, set_aside, store_folder, stored_folder, tensors_hash
 from bigramlib.subnetworks import subnetwork
-from bigramlib.training import _stored
+from bigramlib.training import run as resume
+from bigramlib.training.run import Checkpoint, Run
+from bigramlib.training.search import _stored
 
 MODULES = [
     module.name for module in pkgutil.walk_packages(bigramlib.__path__, "bigramlib.") if module.name != "bigramlib.__main__"
@@ -150,7 +151,7 @@ def test_finished_things_are_read_without_a_lock_from_a_store_that_cannot_be_wri
 
 def test_a_store_that_cannot_be_written_says_so_before_any_work(tokenizer, model, table, corpus, tmp_path, monkeypatch):
     (tmp_path / "store").write_text("a file in its place")
-    monkeypatch.setattr("bigramlib.training._train", failing(AssertionError("trained")))
+    monkeypatch.setattr("bigramlib.training.search._train", failing(AssertionError("trained")))
     for work in (lambda: load_corpus(["one", "two"], tokenizer), lambda: find_subnetwork(model, table, corpus, QUICK)):
         with pytest.raises(OSError, match=r"Nothing can be kept in .*store.*; set BIGRAMLIB_STORE to a folder of yours"):
             work()

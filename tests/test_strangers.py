@@ -22,10 +22,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from bigramlib import Subnetwork, load_corpus, load_model
 from bigramlib.models import llama2c, packages
-from bigramlib.resume import Checkpoint, Run
 from bigramlib.store import content_hash
 from bigramlib.subnetworks.published import read_pickle, save_published
 from bigramlib.subnetworks.subnetwork import _facts_hash
+from bigramlib.training.run import Checkpoint, Run
 
 changes = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), min_size=1, max_size=8)
 cuts = st.none() | st.floats(0, 1)

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bigramlib import BigramTable, SparsifyConfig, TokenCorpus, find_subnetwork, load_model, resume, training
+from bigramlib import BigramTable, SparsifyConfig, TokenCorpus, find_subnetwork, load_model
+from bigramlib.training import run as resume
+from bigramlib.training import search as training
 
 INTERRUPTED = 77
 

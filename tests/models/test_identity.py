@@ -10,8 +10,9 @@ from conftest import CONFIGS, build
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from bigramlib import BigramTable, LanguageModel, ModelTarget, SparsifyConfig, Subnetwork, find_subnetwork, load_model, training
+from bigramlib import BigramTable, LanguageModel, ModelTarget, SparsifyConfig, Subnetwork, find_subnetwork, load_model
 from bigramlib.models.identity import configuration
+from bigramlib.training import search as training
 
 QUICK = SparsifyConfig(sparsity_penalty=1.0, steps=3, batch_size=2, sequence_length=16)
 

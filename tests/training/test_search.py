@@ -13,12 +13,13 @@ from conftest import VOCABULARY, build
 from torch.func import functional_call
 from torch.nn import functional
 
-from bigramlib import ModelTarget, SparsifyConfig, Subnetwork, TokenCorpus, find_subnetwork, training
-from bigramlib.batches import flattened_sample
-from bigramlib.config import fast_precision
-from bigramlib.resume import Checkpoint, Run
+from bigramlib import ModelTarget, SparsifyConfig, Subnetwork, TokenCorpus, find_subnetwork
 from bigramlib.store import store_folder
-from bigramlib.training import is_unstable
+from bigramlib.training import search as training
+from bigramlib.training.batches import flattened_sample
+from bigramlib.training.config import fast_precision
+from bigramlib.training.run import Checkpoint, Run
+from bigramlib.training.search import is_unstable
 
 
 def trained(model, target, corpus, config) -> tuple[Subnetwork, list[float]]:
@@ -159,13 +160,13 @@ def test_equal_penalties_make_equal_runs_whatever_their_type(model, table, corpu
 def test_the_suited_schedule_follows_the_target_and_the_size(model, table, monkeypatch):
     assert SparsifyConfig.suited(model, table, 3.0, seed=2) == SparsifyConfig(sparsity_penalty=3.0, seed=2)
     assert SparsifyConfig.suited(model, ModelTarget(model)).flattening is None
-    monkeypatch.setattr("bigramlib.config.SMALL_MODEL", 10)
+    monkeypatch.setattr("bigramlib.training.config.SMALL_MODEL", 10)
     monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX2")
     assert SparsifyConfig.suited(model, table).precision == "float32"
     monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX512")
     middle = SparsifyConfig.suited(model, table)
     assert middle.attention and middle.precision == "bfloat16" and middle.flattening is not None
-    monkeypatch.setattr("bigramlib.config.LARGE_MODEL", 10)
+    monkeypatch.setattr("bigramlib.training.config.LARGE_MODEL", 10)
     large = SparsifyConfig.suited(model, table)
     assert not large.attention and large.precision == "bfloat16" and large.flattening is not None
     pruning = SparsifyConfig.suited(model, ModelTarget(model))
@@ -494,8 +495,8 @@ def test_an_interrupted_run_without_replacement_ends_with_the_same_bits(model, t
     config = replace(QUICK, flattening=None, with_replacement=False)
     whole = find_subnetwork(model, table, corpus, config)
     monkeypatch.setenv("BIGRAMLIB_STORE", str(tmp_path / "another"))
-    monkeypatch.setattr("bigramlib.resume.EVERY_STEPS", 1)
-    monkeypatch.setattr("bigramlib.resume.WRITING_SHARE", 1e9)
+    monkeypatch.setattr("bigramlib.training.run.EVERY_STEPS", 1)
+    monkeypatch.setattr("bigramlib.training.run.WRITING_SHARE", 1e9)
     steps = training._Steps.take
 
     def interrupted(self, *arguments):

@@ -18,10 +18,12 @@ import worker
 from conftest import CONFIGS, build
 from safetensors import safe_open
 
-from bigramlib import SparsifyConfig, Subnetwork, find_subnetwork, resume, training
-from bigramlib.resume import Checkpoint, Run, interrupts_deferred
+from bigramlib import SparsifyConfig, Subnetwork, find_subnetwork
 from bigramlib.store import store_folder
 from bigramlib.targets.bigram import BoundTable
+from bigramlib.training import run as resume
+from bigramlib.training import search as training
+from bigramlib.training.run import Checkpoint, Run, interrupts_deferred
 
 KILLS = 20
 LONG = SparsifyConfig(sparsity_penalty=1.0, steps=200, batch_size=2, sequence_length=16, undecided_share=-1.0)

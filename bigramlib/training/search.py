@@ -20,18 +20,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 import bigramlib
-from bigramlib.batches import batches
-from bigramlib.config import SparsifyConfig
-from bigramlib.gates import _Gates
-from bigramlib.health import gradients_watched
 from bigramlib.models.language_model import LanguageModel, check_finite
 from bigramlib.numeric import full_precision
 from bigramlib.progress import tqdm
-from bigramlib.resume import Checkpoint, Run, interrupts_deferred
 from bigramlib.store import check_writable, content_hash, locked, set_aside, store_folder
 from bigramlib.subnetworks.subnetwork import Subnetwork
 from bigramlib.targets.bigram import BoundTarget, Target
 from bigramlib.text.corpus import TokenCorpus
+from bigramlib.training.batches import batches
+from bigramlib.training.config import SparsifyConfig
+from bigramlib.training.gates import _Gates
+from bigramlib.training.run import Checkpoint, Run, interrupts_deferred
+from bigramlib.training.stopping import gradients_watched
 
 CHECK_EVERY = 10
 LOWEST_KL = {"float32": 0.01, "bfloat16": 0.5}

@@ -13,8 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from bigramlib.config import SparsifyConfig
 from bigramlib.models.language_model import LanguageModel
+from bigramlib.training.config import SparsifyConfig
 
 ZERO_WEIGHT_LOGIT = -1e6
 LOWEST_GATE = 1e-20

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bigramlib.config import SparsifyConfig
 from bigramlib.text.corpus import TokenCorpus
+from bigramlib.training.config import SparsifyConfig
 
 
 def flattened_sample(

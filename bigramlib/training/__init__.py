@@ -1,0 +1,1 @@
+"""Mask training: one search for a subnetwork, step by step."""
