@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from benchmarks.measuring import Figure, elapsed, save
 from bigramlib import Subnetwork
+from bigramlib.analysis.overlap import overlap_test
 from bigramlib.models.architectures import Architecture
-from bigramlib.overlap import overlap_test
 
 QUESTION = "overlap"
 BILLION = LlamaConfig(

@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.measuring import Figure, interleaved, median_ratio, save
 from bigramlib import LanguageModel, TokenCorpus, load_model
-from bigramlib.residual import ResidualMoments, residual_stream
+from bigramlib.analysis.residual import ResidualMoments, residual_stream
 
 QUESTION = "residual_pass"
 BATCH = 16

@@ -2,7 +2,7 @@
 
 __version__ = "0.2.0"
 
-from bigramlib.evaluate import Evaluation, ablate, evaluate, frontier
+from bigramlib.analysis.evaluate import Evaluation, ablate, evaluate, frontier
 from bigramlib.models.language_model import LanguageModel
 from bigramlib.models.loading import load_model, randomly_initialized
 from bigramlib.subnetworks.subnetwork import Subnetwork

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from bigramlib.evaluate import MAX_TOKENS, evaluate
+from bigramlib.analysis.evaluate import MAX_TOKENS, evaluate
+from bigramlib.analysis.overlap import overlap_test
 from bigramlib.models.loading import load_model
-from bigramlib.overlap import overlap_test
 from bigramlib.progress import tqdm
 from bigramlib.targets.bigram import BigramTable
 from bigramlib.text.corpus import TokenCorpus

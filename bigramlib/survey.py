@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from bigramlib.evaluate import ablate, frontier, smallest_reaching
-from bigramlib.lenses import lens_report
+from bigramlib.analysis.evaluate import ablate, frontier, smallest_reaching
+from bigramlib.analysis.lenses import lens_report
+from bigramlib.analysis.residual import ResidualMoments
 from bigramlib.models.language_model import RANDOM, LanguageModel
 from bigramlib.models.loading import load_model
-from bigramlib.residual import ResidualMoments
 from bigramlib.store import store_folder
 from bigramlib.subnetworks.subnetwork import Subnetwork
 from bigramlib.targets.bigram import BigramTable

@@ -15,17 +15,17 @@ from bigramlib import (
     SparsifyConfig,
     Subnetwork,
     TokenCorpus,
-    evaluate,
     find_subnetwork,
     load_corpus,
     load_model,
 )
 from bigramlib.__main__ import check_values
-from bigramlib.circuits import Behaviour, part
+from bigramlib.analysis import evaluate
+from bigramlib.analysis.circuits import Behaviour, part
+from bigramlib.analysis.lenses import lens_report, ridge_maps
+from bigramlib.analysis.overlap import overlap_test
+from bigramlib.analysis.residual import ResidualMoments
 from bigramlib.claims import check, untestable
-from bigramlib.lenses import lens_report, ridge_maps
-from bigramlib.overlap import overlap_test
-from bigramlib.residual import ResidualMoments
 from bigramlib.subnetworks.published import load_published
 from bigramlib.text.corpus import read_documents
 

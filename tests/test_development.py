@@ -4,9 +4,10 @@ import pandas as pd
 import pytest
 from conftest import build
 
-from bigramlib import SparsifyConfig, evaluate, find_subnetwork, load_model
+from bigramlib import SparsifyConfig, find_subnetwork, load_model
+from bigramlib.analysis import evaluate
+from bigramlib.analysis.overlap import overlap_test
 from bigramlib.development import r_at_size, through_pretraining
-from bigramlib.overlap import overlap_test
 
 
 @pytest.fixture(scope="module")

@@ -22,15 +22,15 @@ from bigramlib import (
     SparsifyConfig,
     Subnetwork,
     TokenCorpus,
-    evaluate,
     find_subnetwork,
     load_model,
     randomly_initialized,
 )
-from bigramlib.circuits import repeated_sequences, token_losses
-from bigramlib.lenses import lens_report
+from bigramlib.analysis import evaluate
+from bigramlib.analysis.circuits import repeated_sequences, token_losses
+from bigramlib.analysis.lenses import lens_report
+from bigramlib.analysis.residual import ResidualMoments
 from bigramlib.models.mini import PretrainConfig, build_model, pretrain
-from bigramlib.residual import ResidualMoments
 from bigramlib.subnetworks.published import load_published, save_published
 from bigramlib.survey import survey
 

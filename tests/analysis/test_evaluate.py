@@ -8,9 +8,10 @@ from conftest import VOCABULARY, build
 from scipy.stats import pearsonr
 from torch.nn import functional
 
-from bigramlib import BigramTable, Subnetwork, TokenCorpus, ablate, evaluate, frontier
+from bigramlib import BigramTable, Subnetwork, TokenCorpus, ablate, frontier
+from bigramlib.analysis import evaluate
+from bigramlib.analysis.evaluate import best_within, rises_by_bigram_surprisal, smallest_reaching, table_cross_entropies
 from bigramlib.development import r_at_size
-from bigramlib.evaluate import best_within, rises_by_bigram_surprisal, smallest_reaching, table_cross_entropies
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 
-from bigramlib.bootstrap import correlation, correlation_interval, mean_interval, warn_of_few
+from bigramlib.analysis.intervals import correlation, correlation_interval, mean_interval, warn_of_few
 from bigramlib.models.language_model import LanguageModel
 from bigramlib.numeric import full_precision
 from bigramlib.progress import tqdm

@@ -10,8 +10,8 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 
-from bigramlib.bootstrap import mean_interval, warn_of_few
-from bigramlib.evaluate import MAX_TOKENS, evaluate
+from bigramlib.analysis.evaluate import MAX_TOKENS, evaluate
+from bigramlib.analysis.intervals import mean_interval, warn_of_few
 from bigramlib.models.language_model import LanguageModel
 from bigramlib.numeric import full_precision
 from bigramlib.progress import tqdm

@@ -10,7 +10,15 @@ from conftest import build
 from scipy.stats import hypergeom
 
 from bigramlib import Subnetwork
-from bigramlib.overlap import _gamma_log_p, _Matrix, _tested, jaccard, nearest_in_size, overlap_test, row_shuffle_moments
+from bigramlib.analysis.overlap import (
+    _gamma_log_p,
+    _Matrix,
+    _tested,
+    jaccard,
+    nearest_in_size,
+    overlap_test,
+    row_shuffle_moments,
+)
 
 
 def random_mask(shape: tuple[int, int], density: float, seed: int) -> np.ndarray:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import pearsonr
 
-from bigramlib import bootstrap
-from bigramlib.bootstrap import DRAWS, correlation, correlation_interval, mean_interval
+from bigramlib.analysis import intervals as bootstrap
+from bigramlib.analysis.intervals import DRAWS, correlation, correlation_interval, mean_interval
 
 UNEQUAL = [16, 48, 80, 80, 45, 82, 128, 128, 32, 16, 32, 48, 144, 17, 30, 32, 64]
 """The documents of mini's headline intervals, an eighth of their tokens."""

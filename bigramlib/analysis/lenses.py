@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from bigramlib.bootstrap import correlation, correlation_interval, mean_interval, warn_of_few
+from bigramlib.analysis.intervals import correlation, correlation_interval, mean_interval, warn_of_few
+from bigramlib.analysis.residual import ResidualMoments, residual_stream
 from bigramlib.models.language_model import LanguageModel
 from bigramlib.numeric import full_precision
-from bigramlib.residual import ResidualMoments, residual_stream
 from bigramlib.text.corpus import SEQUENCE_LENGTH, TokenCorpus
 
 ALPHA = 1.0

@@ -6,8 +6,11 @@ import pandas as pd
 import pytest
 from conftest import VOCABULARY
 
-from bigramlib import Subnetwork, TokenCorpus, ablate, evaluate, frontier
-from bigramlib.circuits import build_up, follow, gains, running_text
+from bigramlib import Subnetwork, TokenCorpus, ablate, frontier
+from bigramlib.analysis import evaluate
+from bigramlib.analysis.circuits import build_up, follow, gains, running_text
+from bigramlib.analysis.lenses import lens_report
+from bigramlib.analysis.residual import ResidualMoments
 from bigramlib.figures import (
     plot_ablation,
     plot_build_up,
@@ -18,8 +21,6 @@ from bigramlib.figures import (
     plot_through_pretraining,
     plot_turn,
 )
-from bigramlib.lenses import lens_report
-from bigramlib.residual import ResidualMoments
 
 plt.switch_backend("agg")
 

@@ -8,8 +8,8 @@ from test_residual import embedded, moments_of, stacked
 from torch.nn import functional
 
 from bigramlib import Subnetwork, TokenCorpus
-from bigramlib.lenses import lens_report, ridge_maps, rotation, token_ranks
-from bigramlib.residual import ResidualMoments
+from bigramlib.analysis.lenses import lens_report, ridge_maps, rotation, token_ranks
+from bigramlib.analysis.residual import ResidualMoments
 
 FAST = {"sequence_length": 20, "max_tokens": 600}
 

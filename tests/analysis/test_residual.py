@@ -8,8 +8,9 @@ import torch
 from conftest import CONFIGS, SHAPE, VOCABULARY, build, token_ids
 from transformers import GPTNeoXConfig
 
-from bigramlib import Subnetwork, TokenCorpus, residual
-from bigramlib.residual import ResidualMoments, covariance_similarity, residual_stream
+from bigramlib import Subnetwork, TokenCorpus
+from bigramlib.analysis import residual
+from bigramlib.analysis.residual import ResidualMoments, covariance_similarity, residual_stream
 
 PER_ARCHITECTURE = pytest.mark.parametrize("architecture", ["gpt_neox", "gpt2", "llama"])
 
