@@ -13,7 +13,7 @@ from matplotlib.figure import Figure as Picture
 from benchmarks.measuring import MIB, Figure, interleaved, peak_bytes, save
 from benchmarks.training_steps import batch, mask_training, random_model, random_text
 from bigramlib import BigramTable, SparsifyConfig
-from bigramlib.figures import use_house_style
+from bigramlib.findings.style import use_house_style
 
 QUESTION = "growth"
 CONFIG = SparsifyConfig(batch_size=2)

@@ -6,10 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from bigramlib.claims import claims_table
-from bigramlib.figures import figure_folder
+from bigramlib.findings.claims import claims_table
+from bigramlib.findings.parameters import PARAMETERS
+from bigramlib.findings.style import figure_folder
 from bigramlib.models.loading import load_model
-from bigramlib.parameters import PARAMETERS
 from bigramlib.store import written_whole
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional
 from bigramlib import BigramTable, Subnetwork, TokenCorpus, ablate, frontier
 from bigramlib.analysis import evaluate
 from bigramlib.analysis.evaluate import best_within, rises_by_bigram_surprisal, smallest_reaching, table_cross_entropies
-from bigramlib.development import r_at_size
+from bigramlib.findings.through_pretraining import r_at_size
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from bigramlib.analysis import evaluate
 from bigramlib.analysis.circuits import build_up, follow, gains, running_text
 from bigramlib.analysis.lenses import lens_report
 from bigramlib.analysis.residual import ResidualMoments
-from bigramlib.figures import (
+from bigramlib.findings.style import (
     plot_ablation,
     plot_build_up,
     plot_edits,

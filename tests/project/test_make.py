@@ -10,7 +10,7 @@ import pytest
 from bigramlib.models.loading import EMBEDDED
 from bigramlib.models.packages import PACKAGED
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SETTINGS = ("HF_HUB_DISABLE_TELEMETRY", "WANDB_MODE", "BIGRAMLIB_TEXT_PROGRESS", "TQDM_MININTERVAL")
 RECORDER = """#!/bin/sh
 for value in "$@"; do printf '%s\\n' "$value"; done > "{calls}/$(basename "$0") $$"

@@ -10,7 +10,7 @@ from pathlib import Path
 import matplotlib
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 EXTRA = ("ipywidgets", "jupyterlab", "nbformat", "papermill")
 EVERYTHING = """
 import contextlib, importlib, io, pkgutil, runpy, sys

@@ -6,7 +6,7 @@ from conftest import build
 from safetensors.numpy import save_file
 
 from bigramlib import BigramTable, ModelTarget, SparsifyConfig, Subnetwork, find_subnetwork, load_model, randomly_initialized
-from bigramlib.survey import survey, surveyed_names
+from bigramlib.findings.across_models import survey, surveyed_names
 
 WORDS = ["the", "cat", "sat", "on", "the", "mat", "and", "a", "dog", "met", "a", "rat"]
 

@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from bigramlib.figures import figure_folder, save_figure
+from bigramlib.findings.style import figure_folder, save_figure
 from bigramlib.models.loading import EMBEDDED
 from bigramlib.models.packages import PACKAGED
 

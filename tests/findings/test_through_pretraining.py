@@ -7,7 +7,7 @@ from conftest import build
 from bigramlib import SparsifyConfig, find_subnetwork, load_model
 from bigramlib.analysis import evaluate
 from bigramlib.analysis.overlap import overlap_test
-from bigramlib.development import r_at_size, through_pretraining
+from bigramlib.findings.through_pretraining import r_at_size, through_pretraining
 
 
 @pytest.fixture(scope="module")

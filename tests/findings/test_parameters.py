@@ -7,7 +7,7 @@ import torch
 import yaml
 from test_project import NOTEBOOKS, SETTINGS
 
-from bigramlib.parameters import PARAMETERS, checked
+from bigramlib.findings.parameters import PARAMETERS, checked
 
 
 def defaults(path) -> dict:

@@ -25,7 +25,7 @@ from bigramlib.analysis.circuits import Behaviour, part
 from bigramlib.analysis.lenses import lens_report, ridge_maps
 from bigramlib.analysis.overlap import overlap_test
 from bigramlib.analysis.residual import ResidualMoments
-from bigramlib.claims import check, untestable
+from bigramlib.findings.claims import check, untestable
 from bigramlib.subnetworks.published import load_published
 from bigramlib.text.corpus import read_documents
 

@@ -10,9 +10,9 @@ import nbformat
 import pytest
 import yaml
 
-from bigramlib.claims import CLAIMS
+from bigramlib.findings.claims import CLAIMS
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SETTINGS = sorted((ROOT / "notebooks" / "settings").rglob("*.yaml"))

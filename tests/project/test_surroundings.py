@@ -30,9 +30,9 @@ from bigramlib.analysis import evaluate
 from bigramlib.analysis.circuits import repeated_sequences, token_losses
 from bigramlib.analysis.lenses import lens_report
 from bigramlib.analysis.residual import ResidualMoments
+from bigramlib.findings.across_models import survey
 from bigramlib.models.mini import PretrainConfig, build_model, pretrain
 from bigramlib.subnetworks.published import load_published, save_published
-from bigramlib.survey import survey
 
 
 @contextmanager
