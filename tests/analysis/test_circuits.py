@@ -9,8 +9,7 @@ import torch
 from conftest import build
 from torch.nn import functional
 
-from bigramlib import Subnetwork
-from bigramlib.analysis import evaluate
+from bigramlib import Subnetwork, evaluate
 from bigramlib.analysis.circuits import (
     best_head,
     build_up,

@@ -8,8 +8,7 @@ from conftest import VOCABULARY, build
 from scipy.stats import pearsonr
 from torch.nn import functional
 
-from bigramlib import BigramTable, Subnetwork, TokenCorpus, ablate, frontier
-from bigramlib.analysis import evaluate
+from bigramlib import BigramTable, Subnetwork, TokenCorpus, ablate, evaluate, frontier
 from bigramlib.analysis.evaluate import best_within, rises_by_bigram_surprisal, smallest_reaching, table_cross_entropies
 from bigramlib.findings.through_pretraining import r_at_size
 

@@ -6,8 +6,7 @@ import pandas as pd
 import pytest
 from conftest import VOCABULARY
 
-from bigramlib import Subnetwork, TokenCorpus, ablate, frontier
-from bigramlib.analysis import evaluate
+from bigramlib import Subnetwork, TokenCorpus, ablate, evaluate, frontier
 from bigramlib.analysis.circuits import build_up, follow, gains, running_text
 from bigramlib.analysis.lenses import lens_report
 from bigramlib.analysis.residual import ResidualMoments

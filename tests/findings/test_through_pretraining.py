@@ -4,8 +4,7 @@ import pandas as pd
 import pytest
 from conftest import build
 
-from bigramlib import SparsifyConfig, find_subnetwork, load_model
-from bigramlib.analysis import evaluate
+from bigramlib import SparsifyConfig, evaluate, find_subnetwork, load_model
 from bigramlib.analysis.overlap import overlap_test
 from bigramlib.findings.through_pretraining import r_at_size, through_pretraining
 

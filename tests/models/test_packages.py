@@ -15,8 +15,7 @@ from conftest import build
 from tokenizers import processors
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from bigramlib import BigramTable, LanguageModel, SparsifyConfig, Subnetwork, TokenCorpus, find_subnetwork, load_model
-from bigramlib.analysis import evaluate
+from bigramlib import BigramTable, LanguageModel, SparsifyConfig, Subnetwork, TokenCorpus, evaluate, find_subnetwork, load_model
 from bigramlib.analysis.lenses import lens_report
 from bigramlib.analysis.residual import ResidualMoments
 from bigramlib.models import llama2c, packages

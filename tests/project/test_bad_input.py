@@ -15,12 +15,12 @@ from bigramlib import (
     SparsifyConfig,
     Subnetwork,
     TokenCorpus,
+    evaluate,
     find_subnetwork,
     load_corpus,
     load_model,
 )
 from bigramlib.__main__ import check_values
-from bigramlib.analysis import evaluate
 from bigramlib.analysis.circuits import Behaviour, part
 from bigramlib.analysis.lenses import lens_report, ridge_maps
 from bigramlib.analysis.overlap import overlap_test

@@ -9,8 +9,7 @@ import numpy as np
 import psutil
 from conftest import build
 
-from bigramlib import SparsifyConfig, Subnetwork, TokenCorpus, find_subnetwork
-from bigramlib.analysis import evaluate
+from bigramlib import SparsifyConfig, Subnetwork, TokenCorpus, evaluate, find_subnetwork
 from bigramlib.analysis.lenses import lens_report
 from bigramlib.analysis.residual import ResidualMoments
 from bigramlib.store import store_folder

@@ -22,11 +22,11 @@ from bigramlib import (
     SparsifyConfig,
     Subnetwork,
     TokenCorpus,
+    evaluate,
     find_subnetwork,
     load_model,
     randomly_initialized,
 )
-from bigramlib.analysis import evaluate
 from bigramlib.analysis.circuits import repeated_sequences, token_losses
 from bigramlib.analysis.lenses import lens_report
 from bigramlib.analysis.residual import ResidualMoments
