@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
-from typing import TYPE_CHECKING
 
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from bigramlib.store import content_hash, tensors_hash
-
-if TYPE_CHECKING:
-    from bigramlib.models.language_model import LanguageModel
 
 IRRELEVANT = frozenset({
     "_attn_implementation", "_model_name_or_path", "_name_or_path", "architectures", "attention_dropout",
@@ -36,19 +32,25 @@ KNOWN_BY_WEIGHTS = {
 this configuration and tokenizer they keep that identity, and so what was found in them."""
 
 
-def identity(model: LanguageModel) -> str:
-    """SHA-256 (hex) of all that a model's predictions depend on."""
-    facts = beside_weights(model)
-    return model.weights_hash if facts in KNOWN_BY_WEIGHTS else content_hash("model", model.weights_hash, facts)
+def identity(weights_hash: str, beside: str) -> str:
+    """SHA-256 (hex) of all that a model's predictions depend on, from the hash of its weights and `beside_weights`."""
+    return weights_hash if beside in KNOWN_BY_WEIGHTS else content_hash("model", weights_hash, beside)
 
 
-def beside_weights(model: LanguageModel) -> str:
-    """SHA-256 (hex) of what a model's predictions depend on beside its weights."""
-    kept = set(model.hf.state_dict())
-    buffers = {name: buffer for name, buffer in model.hf.named_buffers() if name in kept}
-    built, now = model.__dict__["built"], build_hash(model.hf)
+def beside_weights(hf: PreTrainedModel, built: str, prefix: list[int], tokenizer_hash: str) -> str:
+    """SHA-256 (hex) of what a model's predictions depend on beside its weights.
+
+    Args:
+        hf: the model as it is now.
+        built: `build_hash` of the model as its configuration describes it.
+        prefix: the tokens that stand before every text.
+        tokenizer_hash: of its tokenizer's vocabulary.
+    """
+    stored = set(hf.state_dict())
+    buffers = {name: buffer for name, buffer in hf.named_buffers() if name in stored}
+    now = build_hash(hf)
     edited = None if now == built else now
-    return content_hash(configuration(model.hf.config), tensors_hash(buffers), edited, model.prefix, model.tokenizer_hash)
+    return content_hash(configuration(hf.config), tensors_hash(buffers), edited, prefix, tokenizer_hash)
 
 
 def configuration(config: PretrainedConfig) -> dict:

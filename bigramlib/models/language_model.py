@@ -20,16 +20,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bigramlib.models import logits
 from bigramlib.models.architectures import WRITING_COMPONENTS, Architecture
-from bigramlib.models.identity import as_configured, build_hash, check_unhooked, identity, weights_state
+from bigramlib.models.identity import as_configured, beside_weights, build_hash, check_unhooked, identity, weights_state
 from bigramlib.numeric import Number, full_precision, whole_number
 from bigramlib.progress import tqdm
 from bigramlib.store import tensors_hash
-from bigramlib.text.corpus import EVALUATION_SHARE, SELF, TokenCorpus, load_corpus, stored_corpus, tokenizer_hash
+from bigramlib.text.corpus import EVALUATION_SHARE, SELF, TokenCorpus, load_corpus, stored_corpus
+from bigramlib.text.vocabulary import Tokenized, tokenizer_hash
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
-
-    from bigramlib.targets.bigram import BigramTable
 
 RANDOM = " (random"
 """In the name of a randomly initialised control."""
@@ -129,7 +128,8 @@ class LanguageModel:
 
         Of mini and the packaged models, as they are, it is their `weights_hash`, by which version 0.1 knew every model.
         """
-        return identity(self)
+        beside = beside_weights(self.hf, self.__dict__["built"], self.prefix, self.tokenizer_hash)
+        return identity(self.weights_hash, beside)
 
     def facts(self) -> dict[str, str]:
         """What a result records of the model that it was found in.
@@ -323,20 +323,19 @@ class LanguageModel:
 
     @cached_property
     def tokenizer_hash(self) -> str:
-        """Of the model's tokenizer (`corpus.tokenizer_hash`)."""
+        """SHA-256 of the vocabulary of its tokenizer (`bigramlib.text.vocabulary.tokenizer_hash`)."""
         return tokenizer_hash(self.tokenizer)
 
-    def check_vocabulary(self, text: TokenCorpus | BigramTable) -> None:
+    def check_vocabulary(self, text: Tokenized) -> None:
         """Raise ValueError unless a corpus, or the bigram table of one, has token ids of this model's vocabulary."""
-        what = f"The corpus {text.name!r}" if isinstance(text, TokenCorpus) else "The bigram table"
         if text.vocabulary_size != self.vocabulary_size:
             raise ValueError(
-                f"{what} has token ids for a vocabulary of {text.vocabulary_size}, but the model {self.name!r} has "
+                f"{text.description} has token ids for a vocabulary of {text.vocabulary_size}, but the model {self.name!r} has "
                 f"{self.vocabulary_size} tokens; tokenize the text with the model's own tokenizer."
             )
         if text.tokenizer_hash is not None and text.tokenizer_hash != self.tokenizer_hash:
             raise ValueError(
-                f"{what} has token ids of another tokenizer than that of the model {self.name!r}, though both have "
+                f"{text.description} has token ids of another tokenizer than that of the model {self.name!r}, though both have "
                 f"{self.vocabulary_size} tokens; tokenize the text with the model's own tokenizer."
             )
 

@@ -103,6 +103,11 @@ class BigramTable:
         """Entries of the vocabulary."""
         return len(self.unigram_counts)
 
+    @property
+    def description(self) -> str:
+        """What this is, for messages."""
+        return "The bigram table"
+
     @cached_property
     def hash(self) -> str:
         """SHA-256 of the counts."""

@@ -21,10 +21,11 @@ from bigramlib.progress import tqdm
 from bigramlib.store import content_hash, store_folder, stored_folder
 from bigramlib.text.formats import DOCUMENT_SEPARATOR
 from bigramlib.text.sources import SELF, check_source, fingerprint, listed, read_documents
+from bigramlib.text.vocabulary import tokenizer_hash
 
 __all__ = [
     "DOCUMENT_SEPARATOR", "EVALUATION_SHARE", "SELF", "SEQUENCE_LENGTH", "TokenCorpus", "check_source", "load_corpus",
-    "read_documents", "stored_corpus", "tokenizer_hash",
+    "read_documents", "stored_corpus",
 ]  # fmt: skip
 
 SEQUENCE_LENGTH = 128
@@ -66,6 +67,11 @@ class TokenCorpus:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def description(self) -> str:
+        """What this is, for messages."""
+        return f"The corpus {self.name!r}"
 
     @cached_property
     def hash(self) -> str:
@@ -201,11 +207,6 @@ def load_corpus(
         evaluation_share,
         seed,
     )
-
-
-def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    """SHA-256 (hex) of a tokenizer's vocabulary: which token has which id."""
-    return content_hash(tokenizer.get_vocab())
 
 
 def stored_corpus(

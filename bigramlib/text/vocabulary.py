@@ -1,0 +1,34 @@
+"""Which vocabulary token ids belong to."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from transformers import PreTrainedTokenizerBase
+
+from bigramlib.store import content_hash
+
+
+@runtime_checkable
+class Tokenized(Protocol):
+    """Anything made of token ids: a corpus, or the bigram table of one."""
+
+    @property
+    def description(self) -> str:
+        """What it is, as the beginning of a sentence: "The corpus 'sotu'"."""
+        ...
+
+    @property
+    def vocabulary_size(self) -> int:
+        """How many tokens the vocabulary has; every token id is below it."""
+        ...
+
+    @property
+    def tokenizer_hash(self) -> str | None:
+        """`tokenizer_hash` of the tokenizer that made the ids; None if it is not known, and then it is not checked."""
+        ...
+
+
+def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """SHA-256 (hex) of a tokenizer's vocabulary: which token has which id."""
+    return content_hash(tokenizer.get_vocab())
