@@ -35,7 +35,7 @@ def train(folder: Path, config: SparsifyConfig, every: int = 1, begun=None, file
     try:
         find_subnetwork(model, table, corpus, config)
     except KeyboardInterrupt:
-        del model.__dict__["weights_hash"]
+        model.identity.forget()
         patched = [name for name, module in model.hf.named_modules() if "forward" in module.__dict__]
         gradients = [name for name, parameter in model.hf.named_parameters() if parameter.requires_grad]
         handler = signal.getsignal(signal.SIGINT) is signal.default_int_handler

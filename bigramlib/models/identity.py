@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
@@ -20,8 +22,6 @@ IRRELEVANT = frozenset({
 })  # fmt: skip
 """Fields of a configuration that the forward pass of a frozen model does not depend on, or that its weights show."""
 
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-
 KNOWN_BY_WEIGHTS = {
     "78bd3ae5a8632dc333181b082db437635aab7f629a74bf467a57e4cc2f28fb22": "mini, at every checkpoint",
     "c67c8bac7448f7711bc2e0578b74f631b2953ec7026dcf7fac412ed491e14b0e": "stories15m",
@@ -32,25 +32,66 @@ KNOWN_BY_WEIGHTS = {
 this configuration and tokenizer they keep that identity, and so what was found in them."""
 
 
-def identity(weights_hash: str, beside: str) -> str:
-    """SHA-256 (hex) of all that a model's predictions depend on, from the hash of its weights and `beside_weights`."""
-    return weights_hash if beside in KNOWN_BY_WEIGHTS else content_hash("model", weights_hash, beside)
+class Identity:
+    """The hashes by which a result knows the model that it was found in.
 
-
-def beside_weights(hf: PreTrainedModel, built: str, prefix: list[int], tokenizer_hash: str) -> str:
-    """SHA-256 (hex) of what a model's predictions depend on beside its weights.
-
-    Args:
-        hf: the model as it is now.
-        built: `build_hash` of the model as its configuration describes it.
-        prefix: the tokens that stand before every text.
-        tokenizer_hash: of its tokenizer's vocabulary.
+    Attributes:
+        hf: the model.
+        beneath: (weights hash, model hash) of the model before each of the replacements of weights that hold now, the first
+            one first.
     """
-    stored = set(hf.state_dict())
-    buffers = {name: buffer for name, buffer in hf.named_buffers() if name in stored}
-    now = build_hash(hf)
-    edited = None if now == built else now
-    return content_hash(configuration(hf.config), tensors_hash(buffers), edited, prefix, tokenizer_hash)
+
+    def __init__(self, hf: PreTrainedModel, configured: PreTrainedModel, prefix: list[int], tokenizer_hash: str) -> None:
+        """Begin with a model as it is now.
+
+        Args:
+            hf: the model.
+            configured: what its configuration describes (`as_configured`).
+            prefix: the tokens that stand before every text.
+            tokenizer_hash: of its tokenizer's vocabulary.
+        """
+        self.hf = hf
+        self.beneath: list[tuple[str, str]] = []
+        self._built = build_hash(configured)
+        self._text = (prefix, tokenizer_hash)
+        self._known: tuple[list, str] | None = None
+
+    @property
+    def weights_hash(self) -> str:
+        """SHA-256 (hex) of all weights, taken again when they were changed in place."""
+        state = weights_state(self.hf)
+        if self._known is None or self._known[0] != state:
+            self._known = state, tensors_hash(dict(self.hf.named_parameters()))
+        return self._known[1]
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 (hex) of all that the model's predictions depend on."""
+        beside = self._beside_weights()
+        return self.weights_hash if beside in KNOWN_BY_WEIGHTS else content_hash("model", self.weights_hash, beside)
+
+    def forget(self) -> None:
+        """Have the weights hashed anew at the next asking, even if no change of theirs can be seen."""
+        self._known = None
+
+    @contextmanager
+    def weights_replaced(self) -> Iterator[None]:
+        """Within the context the weights are others, and `beneath` knows the model by its own."""
+        self.beneath.append((self.weights_hash, self.hash))
+        known, self._known = self._known, None
+        try:
+            yield
+        finally:
+            self.beneath.pop()
+            self._known = known
+
+    def _beside_weights(self) -> str:
+        """SHA-256 (hex) of what the model's predictions depend on beside its weights."""
+        stored = set(self.hf.state_dict())
+        buffers = {name: buffer for name, buffer in self.hf.named_buffers() if name in stored}
+        now = build_hash(self.hf)
+        edited = None if now == self._built else now
+        return content_hash(configuration(self.hf.config), tensors_hash(buffers), edited, *self._text)
 
 
 def configuration(config: PretrainedConfig) -> dict:
@@ -94,18 +135,6 @@ def build_hash(hf: PreTrainedModel) -> str:
             plain = {key: value for key, value in vars(module).items() if type(value) in (bool, int, float)}
             numbers[name] = {key: value for key, value in plain.items() if key != "training" and key[0] != "_"}
     return content_hash(str(hf), numbers, tensors_hash({name: part for name, part in buffers.items() if name not in stored}))
-
-
-def check_unhooked(hf: PreTrainedModel, name: str) -> None:
-    """Raise ValueError if hooks, or forward passes put in their place, make a model predict what none of its facts tells."""
-    for place, module in hf.named_modules():
-        hooks = [hook for kind in HOOKS for hook in getattr(module, kind).values()]
-        ours = [hook for hook in hooks if str(getattr(hook, "__module__", "")).split(".")[0] == "transformers"]
-        if len(ours) < len(hooks) or "forward" in vars(module):
-            raise ValueError(
-                f"The module {place!r} of {name!r} has a hook or another forward pass, so that nothing which is found in the "
-                "model could be told from what is found without; remove it (handle.remove(), del module.forward)."
-            )
 
 
 def weights_state(hf: PreTrainedModel) -> list[tuple[int, int, float]]:

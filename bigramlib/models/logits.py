@@ -1,15 +1,65 @@
-"""Losses over a large vocabulary without ever holding a batch's logits: the log partition function, and any loss row by row."""
+"""Next-token logits and what is computed from them, in parts that fit into memory.
+
+A batch has a logit for each position and each token of the vocabulary: 2 GB for 16 sequences of 128 tokens at a vocabulary of
+256,000. So no function here holds more than `LOGITS_AT_ONCE` of them, except where all logits are asked for.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
+from transformers import PreTrainedModel
 
 LOGITS_AT_ONCE = 2**22
-"""Logits that may be in memory together."""
+"""How many logits may be in memory together."""
+
+
+@dataclass(frozen=True)
+class Readout:
+    """How a model turns last hidden states into next-token logits.
+
+    Attributes:
+        unembedding: one row for each token.
+        bias: of the logits; None where there is none.
+        cap: bound of a tanh cap on the logits; None where they are linear in the hidden state.
+    """
+
+    unembedding: Float[Tensor, "vocab d_model"]
+    bias: Float[Tensor, " vocab"] | None = None
+    cap: float | None = None
+
+    @classmethod
+    def of(cls, hf: PreTrainedModel, vocabulary_size: int) -> Readout:
+        """That of a model; rows of the unembedding beyond the vocabulary, which only pad the matrix, are cut off."""
+        head = hf.get_output_embeddings()
+        bias = getattr(head, "bias", None)
+        return cls(
+            head.weight[:vocabulary_size].detach(),
+            None if bias is None else bias[:vocabulary_size].detach(),
+            getattr(hf.config, "final_logit_softcapping", None),
+        )
+
+    def logits(self, hidden: Float[Tensor, "*shape d_model"]) -> Float[Tensor, "*shape vocab"]:
+        """All logits of last hidden states."""
+        return self._capped(torch.nn.functional.linear(hidden, self.unembedding, self.bias))
+
+    def logits_of(self, hidden: Float[Tensor, "*shape d_model"], tokens: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """The logit of one token for each last hidden state."""
+        logits = torch.linalg.vecdot(hidden, self.unembedding[tokens])
+        return self._capped(logits if self.bias is None else logits + self.bias[tokens])
+
+    def log_partition(self, hidden: Float[Tensor, "*shape d_model"]) -> Float[Tensor, "*shape"]:
+        """Log sum exp of the logits of each hidden state, nats; in parts where there are many."""
+        if hidden[..., 0].numel() * len(self.unembedding) <= LOGITS_AT_ONCE:
+            return self.logits(hidden).float().logsumexp(-1)
+        return log_partition(hidden, self.unembedding, self.bias, self.cap)
+
+    def _capped(self, logits: Tensor) -> Tensor:
+        return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
 
 
 def row_chunks(rows: int, positions: int, vocabulary_size: int) -> list[slice]:

@@ -187,7 +187,7 @@ class Subnetwork:
         """
         self._check_shapes(model)
         for weights_hash, model_hash in sorted(_found_in(self.provenance)):
-            if _is_of([*model.hashes_beneath, (model.weights_hash, model.hash)], weights_hash, model_hash):
+            if _is_of([*model.identity.beneath, (model.weights_hash, model.hash)], weights_hash, model_hash):
                 continue
             if weights_hash == model.weights_hash:
                 raise ValueError(
@@ -234,18 +234,9 @@ class Subnetwork:
             ValueError: it is not a subnetwork of this model (see `check_fits`).
         """
         self.check_fits(model)
-        originals = {name: weight.data for name, weight in model.maskable.items()}
-        model.hashes_beneath.append((model.weights_hash, model.hash))
-        known = model.forget_hashes()
-        try:
-            for name, weight in model.maskable.items():
-                weight.data = originals[name] * self.masks[name].to(weight.device)
+        masked = {name: weight.data * self.masks[name].to(weight.device) for name, weight in model.maskable.items()}
+        with model.replaced(masked):
             yield model
-        finally:
-            for name, weight in model.maskable.items():
-                weight.data = originals[name]
-            model.hashes_beneath.pop()
-            model.__dict__.update(known)
 
     # -- on disk ------------------------------------------------------------------------------------------------------
 

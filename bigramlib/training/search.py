@@ -20,7 +20,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 import bigramlib
-from bigramlib.models.language_model import LanguageModel, check_finite
+from bigramlib.models.checks import check_finite
+from bigramlib.models.language_model import LanguageModel
 from bigramlib.numeric import full_precision
 from bigramlib.progress import tqdm
 from bigramlib.store import check_writable, content_hash, locked, set_aside, store_folder

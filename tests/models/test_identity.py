@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from bigramlib import BigramTable, LanguageModel, ModelTarget, SparsifyConfig, Subnetwork, find_subnetwork, load_model
 from bigramlib.models.identity import configuration
+from bigramlib.models.sampling import Sampler
 from bigramlib.training import search as training
 
 QUICK = SparsifyConfig(sparsity_penalty=1.0, steps=3, batch_size=2, sequence_length=16)
@@ -95,7 +96,7 @@ def test_what_the_tokenizer_puts_first_is_part_of_the_model(tokenizer, corpus, t
 
 
 def test_own_samples_are_of_the_model_with_its_first_token(tokenizer, monkeypatch):
-    monkeypatch.setattr("bigramlib.models.language_model.SELF_TOKENS", 2000)
+    monkeypatch.setattr("bigramlib.models.sampling.SELF_TOKENS", 2000)
     plain = build("llama", tokenizer)
     begun = LanguageModel(plain.name, plain.hf, with_first(tokenizer, "Ġcat"))
     assert plain.load_corpus("self")[0].hash != begun.load_corpus("self")[0].hash
@@ -220,14 +221,14 @@ def test_every_end_of_text_that_the_model_knows_ends_a_document(tokenizer):
     model = build("llama", tokenizer)
     model.hf.generation_config.eos_token_id = [17, 23]
     model.hf.config.eos_token_id = [5, -1, 10_000]
-    assert {5, 17, 23, tokenizer.eos_token_id} == set(model._ends)
+    assert {5, 17, 23, tokenizer.eos_token_id} == set(model.end_tokens)
     documents = list(model.sample_documents(3000))
     assert not {5, 17, 23} & {token for document in documents for token in document}
 
 
 def test_a_model_that_ends_every_text_at_once_is_told_of(tokenizer, monkeypatch):
     model = build("llama", tokenizer)
-    monkeypatch.setattr(LanguageModel, "_drawn", lambda self, ids, tokens, generator: torch.full((len(ids), 1), self._ends[0]))
+    monkeypatch.setattr(Sampler, "draw", lambda self, ids, tokens, generator: torch.full((len(ids), 1), self.end_tokens[0]))
     with pytest.raises(ValueError, match=r"ends its own texts at once \(0 tokens in 4096 documents\)"):
         model.load_corpus("self")
 
@@ -261,7 +262,7 @@ def test_a_model_made_in_inference_mode_is_refused(tokenizer):
 
 
 def test_own_samples_are_of_the_ends_of_text_that_the_model_knows(tokenizer, monkeypatch):
-    monkeypatch.setattr("bigramlib.models.language_model.SELF_TOKENS", 2000)
+    monkeypatch.setattr("bigramlib.models.sampling.SELF_TOKENS", 2000)
     first, second = (build("llama", tokenizer) for _ in range(2))
     second.hf.generation_config.eos_token_id = [17]
     assert first.hash == second.hash

@@ -19,6 +19,7 @@ from bigramlib import BigramTable, LanguageModel, SparsifyConfig, Subnetwork, To
 from bigramlib.analysis.lenses import lens_report
 from bigramlib.analysis.residual import ResidualMoments
 from bigramlib.models import llama2c, packages
+from bigramlib.models.sampling import Sampler
 
 
 def with_beginning(tokenizer):
@@ -63,14 +64,14 @@ def test_a_beginning_of_sequence_token_stands_before_every_sequence_and_is_never
 
 
 def test_own_samples_are_documents_of_the_model_and_are_kept(tokenizer, monkeypatch):
-    monkeypatch.setattr("bigramlib.models.language_model.SELF_TOKENS", 3000)
+    monkeypatch.setattr("bigramlib.models.sampling.SELF_TOKENS", 3000)
     model = LanguageModel("sampler", build("llama", tokenizer).hf, with_beginning(tokenizer))
     train, evaluation = model.load_corpus("self", evaluation_share=0.2)
     assert len(train) + len(evaluation) >= 3000 and len(train.starts) > 10
     assert model.tokenizer.eos_token_id not in np.asarray(train.ids)
     lengths = np.diff(train.starts)
     assert lengths.max() <= 63 and lengths.min() >= 1
-    monkeypatch.setattr(LanguageModel, "sample_documents", None)
+    monkeypatch.setattr(Sampler, "documents", None)
     assert model.load_corpus("self", evaluation_share=0.2)[0].hash == train.hash
 
 

@@ -51,6 +51,6 @@ def test_two_hundred_rounds_of_everything_leave_nothing_behind(tokenizer, corpus
     print(f"memory grew by {growth / 2**20:.2f} MiB; open files {files[WARM_UP]} and {files[-1]}")
     assert growth < MOST_GROWTH
     assert files[-1] <= files[WARM_UP]
-    assert hooks(model) == 0 and model.hashes_beneath == []
+    assert hooks(model) == 0 and model.identity.beneath == []
     assert all(np.array_equal(parameter, before[name]) for name, parameter in model.hf.named_parameters())
     assert not list(store_folder("unfinished").iterdir())

@@ -348,4 +348,4 @@ def test_a_subnetwork_of_weights_beneath_others_is_applied_within_them(model, bo
             pass
     with pytest.raises(ValueError, match="found in 'half' with the weights"), of_half.applied(model):
         pass
-    assert model.hashes_beneath == []
+    assert model.identity.beneath == []
