@@ -17,7 +17,8 @@ from bigramlib.models.loading import load_model
 from bigramlib.store import store_folder
 from bigramlib.subnetworks.subnetwork import Subnetwork
 from bigramlib.targets.bigram import BigramTable
-from bigramlib.text.corpus import TokenCorpus, check_source
+from bigramlib.text.corpus import TokenCorpus
+from bigramlib.text.sources import check_source
 
 FACTS = {"model", "corpus", "target_hash", "sparsity_penalty", "config", "steps"}
 """What the provenance of a subnetwork says that was found by training."""

@@ -14,7 +14,7 @@ import torch
 
 from bigramlib.models.mini import SETTINGS
 from bigramlib.numeric import number
-from bigramlib.text.corpus import check_source
+from bigramlib.text.sources import check_source
 
 Rule = Callable[[str, Any], Any]
 """From a parameter's name and the value given to the value to use; raises ValueError, in one sentence, if there is none."""

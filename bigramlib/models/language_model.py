@@ -23,7 +23,9 @@ from bigramlib.models.positions import Positions
 from bigramlib.models.sampling import Sampler
 from bigramlib.models.tokenizer import tokens_before, tokens_ending
 from bigramlib.numeric import Number, full_precision, whole_number
-from bigramlib.text.corpus import EVALUATION_SHARE, SELF, TokenCorpus, load_corpus
+from bigramlib.text.corpus import TokenCorpus
+from bigramlib.text.loading import EVALUATION_SHARE, load_corpus
+from bigramlib.text.sources import SELF
 from bigramlib.text.vocabulary import Tokenized, tokenizer_hash
 
 if TYPE_CHECKING:

@@ -22,7 +22,8 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerF
 
 from bigramlib.progress import tqdm
 from bigramlib.store import written_whole
-from bigramlib.text.corpus import DOCUMENT_SEPARATOR, SEQUENCE_LENGTH, TokenCorpus
+from bigramlib.text.corpus import SEQUENCE_LENGTH, TokenCorpus
+from bigramlib.text.formats import DOCUMENT_SEPARATOR
 
 ASSETS = Path(__file__).parent / "assets"
 """Where the embedded models lie, a folder each."""

@@ -14,7 +14,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from bigramlib.models.positions import Positions
 from bigramlib.numeric import Number, full_precision, whole_number
 from bigramlib.progress import tqdm
-from bigramlib.text.corpus import SELF, TokenCorpus, stored_corpus
+from bigramlib.text.corpus import TokenCorpus
+from bigramlib.text.loading import stored_corpus
+from bigramlib.text.sources import SELF
 
 SELF_TOKENS = 200_000
 """How many tokens the corpus "self" has, a model's own text."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass
 from pathlib import Path
 
 from bigramlib.store import content_hash, file_hash
@@ -13,9 +14,38 @@ from bigramlib.text.compression import plain_suffix
 from bigramlib.text.formats import READERS, check_is_text, column, documents
 
 SELF = "self"
+"""The corpus that a model draws from itself."""
 KNOWN = {".txt", *READERS, ".text", ".md"}
 SHOWN = 80
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TextSource:
+    """A text that was found.
+
+    Attributes:
+        name: what it is called.
+        content: a hash of its content.
+        documents: reads its documents, in order.
+    """
+
+    name: str
+    content: str
+    documents: Callable[[], Iterator[str]]
+
+
+def text_source(source: str | Path | Iterable, text_column: str = "text") -> TextSource:
+    """Find a text, by its name or as a list of strings; arguments as in `load_corpus`.
+
+    Raises:
+        ValueError: there is no such source, or the list holds something else than text.
+    """
+    if isinstance(source, str | Path):
+        name = str(source)
+        return TextSource(name, fingerprint(name), lambda: read_documents(name, text_column))
+    texts = listed(source)
+    return TextSource(f"list of {len(texts)} documents", content_hash("list", *texts), lambda: iter(texts))
 
 
 def check_source(source: str | Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Protocol, runtime_checkable
 
 from transformers import PreTrainedTokenizerBase
@@ -32,3 +33,9 @@ class Tokenized(Protocol):
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """SHA-256 (hex) of a tokenizer's vocabulary: which token has which id."""
     return content_hash(tokenizer.get_vocab())
+
+
+def tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A text that says all by which a tokenizer turns text into ids; for one without a fast backend, its vocabulary."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)

@@ -27,7 +27,7 @@ from bigramlib.analysis.overlap import overlap_test
 from bigramlib.analysis.residual import ResidualMoments
 from bigramlib.findings.claims import check, untestable
 from bigramlib.subnetworks.published import load_published
-from bigramlib.text.corpus import read_documents
+from bigramlib.text.sources import read_documents
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from bigramlib import TokenCorpus, load_corpus
 from bigramlib.models.mini import train_tokenizer
-from bigramlib.text.corpus import _held_out, read_documents
+from bigramlib.text.loading import held_out
+from bigramlib.text.sources import read_documents
 
 DOCUMENTS = [f"the cat sat on mat number {number}, and the dog on rat {number * 7}" for number in range(40)]
 
@@ -98,7 +99,7 @@ def test_tokens_are_cached_by_content_and_memory_mapped(tmp_path, tokenizer, mon
     first, _ = load_corpus(source, tokenizer)
     assert isinstance(first.ids, np.memmap)
     calls = []
-    monkeypatch.setattr("bigramlib.text.corpus._write", lambda *a: calls.append(a) or pytest.fail("tokenized again"))
+    monkeypatch.setattr("bigramlib.text.loading.write_splits", lambda *a: calls.append(a) or pytest.fail("tokenized again"))
     load_corpus(source, tokenizer)
     assert not calls
     source.write_text(source.read_text() + "\none more line")
@@ -180,7 +181,7 @@ def test_a_byte_order_mark_is_not_text(tmp_path):
 def test_another_split_seed_share_or_tokenizer_is_tokenized_anew(tmp_path, tokenizer, monkeypatch):
     source = lines(tmp_path / "a.txt")
     load_corpus(source, tokenizer)
-    monkeypatch.setattr("bigramlib.text.corpus._write", lambda *a: pytest.fail("tokenized"))
+    monkeypatch.setattr("bigramlib.text.loading.write_splits", lambda *a: pytest.fail("tokenized"))
     for changed in ({"seed": 1}, {"evaluation_share": 0.3}, {"text_column": "body"}):
         with pytest.raises(pytest.fail.Exception, match="tokenized"):
             load_corpus(source, tokenizer, **changed)
@@ -188,7 +189,7 @@ def test_another_split_seed_share_or_tokenizer_is_tokenized_anew(tmp_path, token
         load_corpus(source, train_tokenizer(["another text"], 270))
 
 
-def test_the_held_out_share_is_of_tokens_and_leaves_both_splits_a_document(tmp_path, tokenizer):
+def test_theheld_out_share_is_of_tokens_and_leaves_both_splits_a_document(tmp_path, tokenizer):
     (tmp_path / "a.txt").write_text(
         "\n".join([f"{n:05}" for n in range(90)] + ["a cat and a dog and " * 50 + str(n) for n in range(10)])
     )
@@ -303,9 +304,9 @@ def test_the_same_document_never_stands_in_both_splits_and_counts_stay(tokenizer
     assert sorted(train + evaluation) == sorted(documents)
 
 
-@pytest.mark.parametrize(("share", "seed", "held_out"), HELD_OUT)
-def test_documents_that_all_differ_are_split_as_in_earlier_versions(share, seed, held_out):
-    assert np.flatnonzero(_held_out(np.arange(1, 21), share, seed)).tolist() == held_out
+@pytest.mark.parametrize(("share", "seed", "expected"), HELD_OUT)
+def test_documents_that_all_differ_are_split_as_in_earlier_versions(share, seed, expected):
+    assert np.flatnonzero(held_out(np.arange(1, 21), share, seed)).tolist() == expected
 
 
 @pytest.mark.parametrize("form", [list, tuple, np.array, iter, pd.Series])

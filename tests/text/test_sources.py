@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_strangers import mutated
 
-from bigramlib.text.corpus import check_source, load_corpus, read_documents
+from bigramlib.text.loading import load_corpus
+from bigramlib.text.sources import check_source, read_documents
 
 DOCUMENTS = [
     "one dog",
