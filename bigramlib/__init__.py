@@ -4,7 +4,8 @@ __version__ = "0.2.0"
 
 from bigramlib.analysis.evaluate import Evaluation, ablate, evaluate, frontier
 from bigramlib.models.language_model import LanguageModel
-from bigramlib.models.loading import load_model, randomly_initialized
+from bigramlib.models.loading import load_model
+from bigramlib.models.random_weights import randomly_initialized
 from bigramlib.subnetworks.subnetwork import Subnetwork
 from bigramlib.targets.bigram import BigramTable, ModelTarget
 from bigramlib.text.corpus import TokenCorpus

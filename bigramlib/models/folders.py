@@ -36,6 +36,16 @@ NAMED = 3
 """How many parameters a message names."""
 
 
+def read_folder(folder: Path, name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The fp32 model in a folder and its tokenizer; arguments as in `read_config`.
+
+    Raises:
+        ValueError: it is no whole, plain causal language model of a known architecture in safetensors.
+    """
+    config, tokenizer = read_config(folder, name), read_tokenizer(folder, name)
+    return built(config, read_tensors(folder, name), name), tokenizer
+
+
 def read_config(folder: Path, name: str) -> PretrainedConfig:
     """The config of a model that can be loaded.
 
@@ -95,10 +105,10 @@ def read_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
 
 
 def read_tensors(folder: Path, name: str) -> dict[str, Any]:
-    """The tensors of a checkpoint by name, not read from disk yet; arguments as in `read_config`.
+    """The weights in a folder by name, not read from disk yet; arguments as in `read_config`.
 
     Raises:
-        ValueError: there is no checkpoint in safetensors, or one of its files is missing or damaged.
+        ValueError: there are no weights in safetensors, or one of their files is missing or damaged.
     """
     files = [WEIGHTS] if (folder / WEIGHTS).exists() else []
     if not files and (folder / INDEX).exists():
@@ -126,7 +136,12 @@ def read_tensors(folder: Path, name: str) -> dict[str, Any]:
 
 
 def built(config: PretrainedConfig, tensors: Mapping[str, Any], name: str) -> PreTrainedModel:
-    """The fp32 model of a config with the weights of a checkpoint.
+    """The fp32 model of a config with these weights.
+
+    Args:
+        config: the model's.
+        tensors: its weights by name, or slices of safetensors that are read only now.
+        name: what the user calls it, for messages.
 
     Raises:
         ValueError: the weights are not exactly those of the model.
@@ -146,17 +161,17 @@ def built(config: PretrainedConfig, tensors: Mapping[str, Any], name: str) -> Pr
             f"The model {name!r} cannot be loaded ({reason(error)}); check that its {CONFIG} and its weights belong together."
         ) from error
     hf.config.name_or_path = config.name_or_path
-    check_whole(hf, report, name, "load the whole checkpoint of a causal language model, with the config it was saved with")
+    check_whole(hf, report, name, "load all weights of a causal language model, with the config it was saved with")
     if config.tie_word_embeddings and hf.get_input_embeddings().weight is not hf.get_output_embeddings().weight:
         raise ValueError(
-            f"The {CONFIG} of {name!r} says that its unembedding is its embedding, but its checkpoint has another one "
+            f"The {CONFIG} of {name!r} says that its unembedding is its embedding, but its weights have another one "
             f"({_unembedding(hf)}); state tie_word_embeddings false where that one is right."
         )
     return hf
 
 
 def check_whole(hf: PreTrainedModel, report: Mapping[str, Any], name: str, remedy: str) -> None:
-    """Raise ValueError, naming the first parameters, unless a checkpoint had exactly the weights of the model.
+    """Raise ValueError, naming the first parameters, unless the files had exactly the weights of the model.
 
     Args:
         hf: the model as loaded.
@@ -170,7 +185,7 @@ def check_whole(hf: PreTrainedModel, report: Mapping[str, Any], name: str, remed
         f"{key} ({'x'.join(map(str, stored))} for {'x'.join(map(str, wanted))})"
         for key, stored, wanted in sorted(report["mismatched_keys"])
     ]
-    faults = {"it lacks": missing, "it has, for no part of the model,": unexpected, "of another size are": resized}
+    faults = {"they lack": missing, "they have, for no part of the model,": unexpected, "of another size are": resized}
     if not any(faults.values()):
         return
     if missing and (prefix := _prefix(hf, unexpected)):
@@ -178,7 +193,7 @@ def check_whole(hf: PreTrainedModel, report: Mapping[str, Any], name: str, remed
     elif missing == [_unembedding(hf)] and not unexpected and not resized:
         remedy = f"if its unembedding is its embedding, state tie_word_embeddings true in its {CONFIG}, else fetch it again"
     said = ", ".join(f"{fault} {_listed(keys)}" for fault, keys in faults.items() if keys)
-    raise ValueError(f"The checkpoint of {name!r} does not fit its config: {said}; {remedy}.")
+    raise ValueError(f"The weights of {name!r} do not fit its config: {said}; {remedy}.")
 
 
 @contextmanager

@@ -43,16 +43,24 @@ class LanguageModel:
         name: how `load_model` finds it again, revision included ("mini@step256").
         hf: the Hugging Face model, fp32, in evaluation mode, without gradients.
         tokenizer: its tokenizer.
+        source: what `load_model` was asked for, without the revision; the name, if nothing else is given.
+        revision: which revision or pretraining checkpoint of it; empty if none was asked for.
+        origin: "pretrained", or "random" for a control with random weights.
         identity: the hashes by which results know it.
     """
 
     name: str
     hf: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    source: str = ""
+    revision: str = ""
+    origin: str = "pretrained"
     identity: Identity = field(init=False, repr=False, compare=False)
 
     @full_precision()
     def __post_init__(self) -> None:
+        if not self.source:
+            object.__setattr__(self, "source", self.name)
         checks.check_plain(self.hf, self.tokenizer, self.name)
         self.hf.float().eval().requires_grad_(False)
         self.hf.config.use_cache = False
@@ -104,7 +112,9 @@ class LanguageModel:
         """
         self.settle()
         facts = {"model": self.name, "weights_hash": self.weights_hash}
-        return facts if self.hash == self.weights_hash else facts | {"model_hash": self.hash}
+        if self.hash != self.weights_hash:
+            facts["model_hash"] = self.hash
+        return facts | {"model_source": self.source, "model_revision": self.revision, "model_origin": self.origin}
 
     def settle(self) -> None:
         """Be as frozen as when it was made, and have the weights hashed anew, before something is kept of the model.

@@ -1,4 +1,4 @@
-"""Checkpoints of llama2.c (Karpathy's TinyStories models) as Hugging Face folders."""
+"""Model files of llama2.c (Karpathy's TinyStories models) as Hugging Face folders."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ SPACE = "▁"
 
 
 def convert(file: Path, folder: Path) -> None:
-    """Write a llama2.c file, a checkpoint followed by its tokenizer, as a Hugging Face folder.
+    """Write a llama2.c file, the weights followed by the tokenizer, as a Hugging Face folder.
 
-    The checkpoint is a header (width, MLP size, layers, heads, key-value heads, vocabulary, context length; int32; a negative
+    The weights are a header (width, MLP size, layers, heads, key-value heads, vocabulary, context length; int32; a negative
     vocabulary means an untied unembedding) and float32 weights; the tokenizer is the longest token's length and then, for each
     token, its score, length and bytes.
 
@@ -28,17 +28,23 @@ def convert(file: Path, folder: Path) -> None:
     """
     data = memoryview(file.read_bytes())
     try:
-        config, weights, end = _read_weights(data)
+        config = _read_config(data)
+        weights, end = _read_weights(data, config)
         pieces = _read_tokenizer(data[end:], config.vocab_size)
     except (struct.error, ValueError, MemoryError) as error:
-        raise ValueError(f"{file.name!r} is not a whole llama2.c checkpoint with its tokenizer: {error}.") from None
+        raise ValueError(f"{file.name!r} is not a whole llama2.c model with its tokenizer: {error}.") from None
     model = LlamaForCausalLM(config)
     model.load_state_dict(weights)
     model.save_pretrained(folder)
     _tokenizer(pieces).save_pretrained(folder)
 
 
-def _read_weights(data: memoryview) -> tuple[LlamaConfig, dict[str, torch.Tensor], int]:
+def _read_config(data: memoryview) -> LlamaConfig:
+    """The shape that the header states.
+
+    Raises:
+        ValueError: no model has this shape, or not one in so few bytes.
+    """
     width, mlp_size, layers, heads, key_value_heads, vocabulary, context = HEADER.unpack_from(data)
     if vocabulary < 0:
         raise ValueError("its unembedding is not tied to its embedding")
@@ -47,7 +53,7 @@ def _read_weights(data: memoryview) -> tuple[LlamaConfig, dict[str, torch.Tensor
         raise ValueError(f"its header states sizes that no model has: {sizes}")
     if 4 * layers * width * (width + mlp_size) > len(data):
         raise ValueError("it is shorter than its header says")
-    config = LlamaConfig(
+    return LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=width,
         intermediate_size=mlp_size,
@@ -60,6 +66,12 @@ def _read_weights(data: memoryview) -> tuple[LlamaConfig, dict[str, torch.Tensor
         bos_token_id=1,
         eos_token_id=2,
     )
+
+
+def _read_weights(data: memoryview, config: LlamaConfig) -> tuple[dict[str, torch.Tensor], int]:
+    """The weights by their names in transformers, and the place where they end."""
+    width, mlp_size, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
+    heads, key_value_heads = config.num_attention_heads, config.num_key_value_heads
     place = HEADER.size
 
     def read(*shape: int) -> torch.Tensor:
@@ -70,7 +82,7 @@ def _read_weights(data: memoryview) -> tuple[LlamaConfig, dict[str, torch.Tensor
 
     head_size = width // heads
     key_width = head_size * key_value_heads
-    embedding = read(vocabulary, width)
+    embedding = read(config.vocab_size, width)
     stacked = {
         "input_layernorm": read(layers, width),
         "self_attn.q_proj": _half_split(read(layers, width, width), heads),
@@ -85,8 +97,8 @@ def _read_weights(data: memoryview) -> tuple[LlamaConfig, dict[str, torch.Tensor
     weights = {f"model.layers.{layer}.{name}.weight": part[layer] for name, part in stacked.items() for layer in range(layers)}
     weights |= dict.fromkeys(("model.embed_tokens.weight", "lm_head.weight"), embedding)
     weights["model.norm.weight"] = read(width)
-    read(2, context, head_size // 2)
-    return config, weights, place
+    read(2, config.max_position_embeddings, head_size // 2)  # the sines and cosines of positions, which transformers computes
+    return weights, place
 
 
 def _half_split(rows: torch.Tensor, heads: int) -> torch.Tensor:

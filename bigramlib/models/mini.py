@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from torch.nn import functional
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
 from bigramlib.progress import tqdm
@@ -118,7 +121,47 @@ def pretrain(
     for stale in folder.glob("step*.safetensors"):
         stale.unlink()
     model.config.save_pretrained(folder)
-    model.to(device).train()
+    if 0 in config.checkpoint_steps:
+        save_checkpoint(folder / "step0.safetensors", _weights(model))
+    losses = []
+    for step, loss in _steps(model.to(device).train(), train, config):
+        losses.append(loss)
+        if step in config.checkpoint_steps:
+            save_checkpoint(folder / f"step{step}.safetensors", _weights(model))
+    model.eval()
+    np.savetxt(losses_file, losses, fmt="%.4f")
+    with written_whole(recipe_file) as temporary:
+        temporary.write_text(json.dumps(recipe, indent=1))
+    return losses
+
+
+def _steps(model: GPTNeoXForCausalLM, train: TokenCorpus, config: PretrainConfig) -> Iterator[tuple[int, float]]:
+    """Take every optimizer step, and yield its number and the loss before it, nats per token."""
+    optimizer, schedule = _optimizer(model, config)
+    generator = np.random.default_rng(config.seed)
+    recent: deque[float] = deque(maxlen=50)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        for step in (progress := tqdm(range(1, config.steps + 1), desc="pretraining", unit="step")):
+            tokens = torch.from_numpy(train.sample(config.batch_size, config.sequence_length + 1, generator)).to(model.device)
+            with torch.autocast(model.device.type, torch.bfloat16, enabled=config.bfloat16):
+                logits = model(tokens[:, :-1], use_cache=False).logits
+            loss = functional.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten())
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            recent.append(loss.item())
+            if not math.isfinite(recent[-1]):
+                raise FloatingPointError(f"The pretraining loss became {recent[-1]} at step {step}; lower learning_rate.")
+            if step % 10 == 0:
+                progress.set_postfix(nats=f"{np.mean(recent):.3f}")
+            yield step, recent[-1]
+
+
+def _optimizer(model: GPTNeoXForCausalLM, config: PretrainConfig) -> tuple[Optimizer, LRScheduler]:
+    """AdamW, and the learning rate of each step."""
     matrices = [p for p in model.parameters() if p.ndim == 2]
     vectors = [p for p in model.parameters() if p.ndim != 2]
     optimizer = torch.optim.AdamW(
@@ -127,38 +170,11 @@ def pretrain(
         betas=(0.9, 0.98),
         fused=True,
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(
+    schedule = LambdaLR(
         optimizer,
         lambda step: min((step + 1) / config.warmup_steps, (config.steps - step) / (config.steps - config.warmup_steps)),
     )
-    generator = np.random.default_rng(config.seed)
-    losses: list[float] = []
-    if 0 in config.checkpoint_steps:
-        save_checkpoint(folder / "step0.safetensors", _weights(model))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        for step in (progress := tqdm(range(1, config.steps + 1), desc="pretraining", unit="step")):
-            tokens = torch.from_numpy(train.sample(config.batch_size, config.sequence_length + 1, generator)).to(device)
-            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=config.bfloat16):
-                logits = model(tokens[:, :-1], use_cache=False).logits
-            loss = functional.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten())
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-            losses.append(loss.item())
-            if not math.isfinite(losses[-1]):
-                raise FloatingPointError(f"The pretraining loss became {losses[-1]} at step {step}; lower learning_rate.")
-            if step % 10 == 0:
-                progress.set_postfix(nats=f"{np.mean(losses[-50:]):.3f}")
-            if step in config.checkpoint_steps:
-                save_checkpoint(folder / f"step{step}.safetensors", _weights(model))
-    model.eval()
-    np.savetxt(losses_file, losses, fmt="%.4f")
-    with written_whole(recipe_file) as temporary:
-        temporary.write_text(json.dumps(recipe, indent=1))
-    return losses
+    return optimizer, schedule
 
 
 def save_checkpoint(path: Path, weights: Mapping[str, Tensor]) -> None:

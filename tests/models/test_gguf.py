@@ -68,10 +68,10 @@ def test_a_whole_gguf_file_loads_whatever_else_is_called_so(tokenizer, tmp_path,
 
 
 UNWHOLE_GGUF = {
-    "lacking": ({"lacking": ["blk.1.ffn_up.weight"]}, "lacks model.layers.1.mlp.up_proj.weight"),
-    "embedding": ({"lacking": ["token_embd.weight", "output.weight"]}, "lacks model.embed_tokens.weight"),
+    "lacking": ({"lacking": ["blk.1.ffn_up.weight"]}, "they lack model.layers.1.mlp.up_proj.weight"),
+    "embedding": ({"lacking": ["token_embd.weight", "output.weight"]}, "they lack model.embed_tokens.weight"),
     "layer less": ({"layers": 1}, "for no part of the model, blk.1.attn_k.weight, blk.1.attn_norm.weight"),
-    "layer more": ({"layers": 3}, "lacks model.layers.2.self_attn.q_proj.weight"),
+    "layer more": ({"layers": 3}, "they lack model.layers.2.self_attn.q_proj.weight"),
     "bias": ({"more": {"blk.0.attn_q.bias": (WIDTH,)}}, "for no part of the model, blk.0.attn_q.bias"),
     "rotation": ({"more": {"rope_freqs.weight": (4,)}}, "for no part of the model, rope_freqs.weight"),
     "size": ({"more": {"blk.0.ffn_up.weight": (20, WIDTH)}}, "of another size are model.layers.0.mlp.up_proj.weight (20x16"),

@@ -1,4 +1,4 @@
-"""What is not a whole, plain causal language model is refused in one sentence; old and odd but whole checkpoints load."""
+"""What is not a whole, plain causal language model is refused in one sentence; old and odd but whole ones load."""
 
 import builtins
 import errno
@@ -76,29 +76,37 @@ def base_model(tensors):
 
 HEAD = {"score.weight": torch.zeros(2, 16)}
 UNWHOLE = {
-    "compiled": ({"weights": prefixed("_orig_mod.")}, "lacks model.embed_tokens.weight", "put '_orig_mod.' before every name"),
+    "compiled": (
+        {"weights": prefixed("_orig_mod.")},
+        "they lack model.embed_tokens.weight",
+        "put '_orig_mod.' before every name",
+    ),
     "parallel": (
         {"architecture": "gpt2", "weights": prefixed("module.")},
-        "lacks transformer.wte.weight",
+        "they lack transformer.wte.weight",
         "put 'module.' before every name",
     ),
     "wrapped base": (
         {"architecture": "gpt2", "weights": lambda tensors: prefixed("net.")(base_model(tensors))},
         "put 'net.' before every name",
     ),
-    "hole": ({"weights": without("layers.1.mlp")}, "lacks model.layers.1.mlp.gate_proj.weight", "load the whole checkpoint"),
-    "lost tie": ({"weights": without("lm_head")}, "lacks lm_head.weight; if its unembedding is", "tie_word_embeddings true"),
+    "hole": ({"weights": without("layers.1.mlp")}, "they lack model.layers.1.mlp.gate_proj.weight", "load all weights"),
+    "lost tie": (
+        {"weights": without("lm_head")},
+        "lack lm_head.weight; if its unembedding is",
+        "tie_word_embeddings true",
+    ),
     "wrong tie": ({"tie_word_embeddings": True}, "another one (lm_head.weight); state tie_word_embeddings false"),
     "layer more": (
         {"num_hidden_layers": 3},
-        "lacks model.layers.2.self_attn.q_proj.weight, model.layers.2.self_attn.k_proj.weight",
+        "they lack model.layers.2.self_attn.q_proj.weight, model.layers.2.self_attn.k_proj.weight",
         "and 6 more",
     ),
     "layer less": ({"num_hidden_layers": 1}, "for no part of the model, model.layers.1.input_layernorm.weight"),
     "sizes": ({"intermediate_size": 20}, "of another size are model.layers.0.mlp.down_proj.weight (16x24 for 16x20)"),
     "classifier": (
         {"weights": lambda tensors: without("lm_head")(tensors) | HEAD},
-        "lacks lm_head.weight, it has, for no part of the model, score.weight; load the whole checkpoint of a causal",
+        "they lack lm_head.weight, they have, for no part of the model, score.weight; load all weights of a causal",
     ),
     "tied reward model": ({"architecture": "gpt2", "weights": lambda tensors: tensors | HEAD}, "the model, score.weight"),
     "adapter beside": ({"files": {"adapter_config.json": "{}"}}, "holds an adapter", "merge it into its base model"),
@@ -113,7 +121,7 @@ UNWHOLE = {
 
 
 @pytest.mark.parametrize("case", UNWHOLE)
-def test_a_checkpoint_that_is_not_its_config_s_model_is_refused(folder, case, capfd):
+def test_weights_that_are_not_those_of_the_config_s_model_are_refused(folder, case, capfd):
     changes, *said = UNWHOLE[case]
     level = logging.get_verbosity()
     path = folder(**changes)
@@ -149,7 +157,7 @@ WHOLE = {
 
 
 @pytest.mark.parametrize("case", WHOLE)
-def test_a_whole_checkpoint_loads_with_its_own_weights_however_old(folder, tokenizer, case):
+def test_a_whole_model_loads_with_its_own_weights_however_old(folder, tokenizer, case):
     architecture, weights = WHOLE[case]
     loaded = dict(load_model(folder(architecture, weights)).hf.named_parameters())
     expected = dict(build(architecture, tokenizer).hf.named_parameters())
@@ -182,7 +190,7 @@ QUANTIZED = {
 
 
 @pytest.mark.parametrize("case", QUANTIZED)
-def test_a_quantised_checkpoint_is_refused_whatever_is_installed(folder, case):
+def test_a_quantised_model_is_refused_whatever_is_installed(folder, case):
     refused(folder(**QUANTIZED[case]), "is quantised", "load the unquantised model instead")
 
 
@@ -324,5 +332,5 @@ def test_an_embedded_checkpoint_that_is_not_whole_is_refused(tmp_path, monkeypat
         weights["gpt_neox.layers.4.mlp.dense_h_to_4h.bias"] = torch.zeros(4)
     save_checkpoint(tmp_path / "mini" / "step0.safetensors", weights)
     monkeypatch.setattr(loading, "ASSETS", tmp_path)
-    with pytest.raises(ValueError, match=r"checkpoint of 'mini' does not fit .* gpt_neox\.layers\.[14]\.mlp\.dense_h_to"):
+    with pytest.raises(ValueError, match=r"weights of 'mini' do not fit .* gpt_neox\.layers\.[14]\.mlp\.dense_h_to"):
         load_model("mini")

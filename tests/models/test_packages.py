@@ -141,7 +141,7 @@ def stories():
     return model, pieces, llama2c_file(model, pieces)
 
 
-def test_a_llama2c_checkpoint_becomes_the_same_model(stories, tmp_path):
+def test_a_llama2c_file_becomes_the_same_model(stories, tmp_path):
     original, pieces, content = stories
     (tmp_path / "a.data").write_bytes(content)
     llama2c.convert(tmp_path / "a.data", tmp_path / "folder")
@@ -159,9 +159,9 @@ def test_a_llama2c_checkpoint_becomes_the_same_model(stories, tmp_path):
 
 
 @pytest.mark.parametrize("cut", [0, 10, 200, -3])
-def test_a_truncated_llama2c_checkpoint_is_refused(stories, tmp_path, cut):
+def test_a_truncated_llama2c_file_is_refused(stories, tmp_path, cut):
     (tmp_path / "a.data").write_bytes(stories[2][:cut])
-    with pytest.raises(ValueError, match=r"'a.data' is not a whole llama2.c checkpoint"):
+    with pytest.raises(ValueError, match=r"'a.data' is not a whole llama2.c model"):
         llama2c.convert(tmp_path / "a.data", tmp_path / "folder")
     assert not (tmp_path / "folder").exists()
 

@@ -178,22 +178,22 @@ def stories() -> bytes:
 
 @many(150)
 @given(changes, cuts, st.sampled_from([28, None]))
-def test_mutated_llama2c_checkpoints(stories, folder, change, cut, within):
+def test_mutated_llama2c_files(stories, folder, change, cut, within):
     (folder / "a.data").write_bytes(mutated(stories, change, cut, within))
     with tempfile.TemporaryDirectory() as place:
         try:
             llama2c.convert(folder / "a.data", Path(place))
         except ValueError as error:
-            assert "'a.data' is not a whole llama2.c checkpoint with its tokenizer" in str(error)
+            assert "'a.data' is not a whole llama2.c model with its tokenizer" in str(error)
 
 
 @pytest.mark.parametrize("place", range(7))
 @pytest.mark.parametrize("value", [0, -1, 1, 3, 2**31 - 1, -(2**31)])
-def test_hostile_sizes_of_a_llama2c_checkpoint(stories, tmp_path, place, value):
+def test_hostile_sizes_of_a_llama2c_file(stories, tmp_path, place, value):
     content = bytearray(stories)
     content[4 * place : 4 * place + 4] = value.to_bytes(4, "little", signed=True)
     (tmp_path / "a.data").write_bytes(content)
-    with pytest.raises(ValueError, match=r"'a.data' is not a whole llama2.c checkpoint with its tokenizer"):
+    with pytest.raises(ValueError, match=r"'a.data' is not a whole llama2.c model with its tokenizer"):
         llama2c.convert(tmp_path / "a.data", tmp_path / "folder")
 
 
