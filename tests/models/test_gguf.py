@@ -92,3 +92,20 @@ def test_a_truncated_gguf_file_is_refused(tokenizer, tmp_path):
     for cut in (3, 100, -100, -10_000):
         (tmp_path / "model.gguf").write_bytes(content[:cut])
         refused(tmp_path / "model.gguf", "cannot be read as a GGUF model")
+
+
+def test_a_broken_gguf_file_is_refused(tmp_path):
+    (tmp_path / "model.gguf").write_bytes(b"GGUF but no more")
+    with pytest.raises(ValueError, match=r"model\.gguf.* cannot be read as a GGUF model"):
+        load_model(tmp_path / "model.gguf")
+
+
+def test_a_gguf_file_of_an_unknown_architecture_is_refused(tmp_path):
+    writer = GGUFWriter(tmp_path / "model.gguf", "mamba")
+    writer.add_tensor("token_embd.weight", np.zeros((4, 4), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(ValueError, match=r"as a GGUF model \(The architecture 'mamba' is not known; known are gemma2"):
+        load_model(tmp_path / "model.gguf")

@@ -3,16 +3,14 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from conftest import CONFIGS, build
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from bigramlib import BigramTable, LanguageModel, ModelTarget, SparsifyConfig, Subnetwork, find_subnetwork, load_model
+from bigramlib import LanguageModel, ModelTarget, SparsifyConfig, Subnetwork, find_subnetwork, load_model
 from bigramlib.models.identity import configuration
-from bigramlib.models.sampling import Sampler
 from bigramlib.training import search as training
 
 QUICK = SparsifyConfig(sparsity_penalty=1.0, steps=3, batch_size=2, sequence_length=16)
@@ -95,13 +93,6 @@ def test_what_the_tokenizer_puts_first_is_part_of_the_model(tokenizer, corpus, t
         found.check_fits(begun)
 
 
-def test_own_samples_are_of_the_model_with_its_first_token(tokenizer, monkeypatch):
-    monkeypatch.setattr("bigramlib.models.sampling.SELF_TOKENS", 2000)
-    plain = build("llama", tokenizer)
-    begun = LanguageModel(plain.name, plain.hf, with_first(tokenizer, "Ġcat"))
-    assert plain.load_corpus("self")[0].hash != begun.load_corpus("self")[0].hash
-
-
 def test_another_vocabulary_of_equal_size_makes_another_model_and_is_refused_as_target(model, tokenizer):
     turned = json.loads(tokenizer.backend_tokenizer.to_str())
     vocabulary = turned["model"]["vocab"]
@@ -166,104 +157,7 @@ def test_mini_keeps_the_identity_that_its_published_masks_state():
     assert model.hash != model.weights_hash
 
 
-@pytest.mark.parametrize("first", [(), ("Ġcat",), ("Ġcat", "Ġdog"), ("<|endoftext|>",)])
-def test_whatever_the_tokenizer_puts_before_a_text_is_the_prefix(tokenizer, first):
-    given = with_first(tokenizer, *first) if first else tokenizer
-    model = LanguageModel("tiny", build("llama", tokenizer).hf, given)
-    assert (
-        model.prefix == given("the cat")["input_ids"][: len(first)] == [given.convert_tokens_to_ids(token) for token in first]
-    )
-    ids = torch.arange(10).view(2, 5)
-    assert model.hidden(ids).shape[:2] == (2, 5)
-
-
 def word_tokenizer(vocabulary: dict[str, int], **names) -> PreTrainedTokenizerFast:
     core = Tokenizer(models.WordLevel(vocabulary, unk_token=names.get("unk_token")))
     core.pre_tokenizer = pre_tokenizers.Whitespace()
     return PreTrainedTokenizerFast(tokenizer_object=core, **names)
-
-
-@pytest.mark.parametrize(
-    "vocabulary",
-    [{"A": 0, "C": 1, "G": 2, "T": 3}, {"0": 0, "1": 1}, {"你": 0, "好": 1, "吗": 2}],
-    ids=["bases", "digits", "another script"],
-)
-def test_alphabets_without_the_letter_a_are_read(tokenizer, vocabulary):
-    core = Tokenizer(models.BPE(vocabulary, []))
-    given = PreTrainedTokenizerFast(tokenizer_object=core)
-    model = LanguageModel("tiny", build("llama", tokenizer).hf, given)
-    assert model.prefix == [] and model.vocabulary_size == len(vocabulary)
-
-
-def test_ids_with_gaps_are_not_cut_off(tokenizer):
-    given = word_tokenizer({"a": 0, "b": 1, "c": 100, "d": 150, "?": 2}, unk_token="?")
-    model = LanguageModel("tiny", build("llama", tokenizer).hf, given)
-    assert model.vocabulary_size == 151
-    train, _ = model.load_corpus([f"c d {'a ' * number}" for number in range(1, 6)])
-    table = BigramTable.from_corpus(train)
-    assert table.surprisals(np.array([100]), np.array([150])) < np.inf
-
-
-def test_tokens_beyond_the_embedding_are_named_where_they_would_be_used(tokenizer):
-    hf = build("llama", tokenizer).hf
-    given = word_tokenizer({f"w{i}": i for i in range(400)} | {"?": 400}, unk_token="?")
-    model = LanguageModel("tiny", hf, given)
-    assert model.vocabulary_size == hf.config.vocab_size
-    with pytest.raises(ValueError, match="has tokens that 'tiny' has no embedding of"):
-        model.sample("w1 w399")
-    core = Tokenizer.from_str(given.backend_tokenizer.to_str())
-    core.post_processor = processors.TemplateProcessing(single="w399 $A", special_tokens=[("w399", 399)])
-    with pytest.raises(ValueError, match=r"puts the token 399 before every text, but the model has embeddings of 288"):
-        LanguageModel("tiny", hf, PreTrainedTokenizerFast(tokenizer_object=core))
-
-
-def test_every_end_of_text_that_the_model_knows_ends_a_document(tokenizer):
-    model = build("llama", tokenizer)
-    model.hf.generation_config.eos_token_id = [17, 23]
-    model.hf.config.eos_token_id = [5, -1, 10_000]
-    assert {5, 17, 23, tokenizer.eos_token_id} == set(model.end_tokens)
-    documents = list(model.sample_documents(3000))
-    assert not {5, 17, 23} & {token for document in documents for token in document}
-
-
-def test_a_model_that_ends_every_text_at_once_is_told_of(tokenizer, monkeypatch):
-    model = build("llama", tokenizer)
-    monkeypatch.setattr(Sampler, "draw", lambda self, ids, tokens, generator: torch.full((len(ids), 1), self.end_tokens[0]))
-    with pytest.raises(ValueError, match=r"ends its own texts at once \(0 tokens in 4096 documents\)"):
-        model.load_corpus("self")
-
-
-@pytest.mark.parametrize("first", [(), ("<|endoftext|>",), ("Ġcat", "Ġdog")])
-def test_sequences_longer_than_the_table_of_positions_are_refused_with_the_longest_length(tokenizer, corpus, table, first):
-    plain = build("gpt2", tokenizer)
-    model = LanguageModel("short", plain.hf, with_first(tokenizer, *first)) if first else plain
-    longest = 128 - len(first)
-    assert model.hidden(torch.zeros(1, longest, dtype=torch.long)).shape[1] == longest
-    message = f"has 128 positions, too few for sequences of {longest + 1} tokens.*use a sequence_length of at most {longest}"
-    with pytest.raises(ValueError, match=message):
-        model.hidden(torch.zeros(1, longest + 1, dtype=torch.long))
-    with pytest.raises(ValueError, match="use a sequence_length of at most"):
-        find_subnetwork(model, table, corpus, SparsifyConfig(steps=1, sequence_length=129))
-    with pytest.raises(ValueError, match="use a sequence_length of at most"):
-        model.sample("the cat", tokens=200)
-    assert len(next(model.sample_documents(100))) <= longest
-
-
-def test_rotary_models_may_read_longer_sequences_which_is_told_once(tokenizer, caplog):
-    model = build("gpt_neox", tokenizer)
-    for _ in range(2):
-        model.hidden(torch.zeros(1, 65, dtype=torch.long))
-    assert caplog.text.count("longer than the 64 positions") == 1
-
-
-def test_a_model_made_in_inference_mode_is_refused(tokenizer):
-    with torch.inference_mode(), pytest.raises(ValueError, match=r"made within torch.inference_mode"):
-        build("llama", tokenizer)
-
-
-def test_own_samples_are_of_the_ends_of_text_that_the_model_knows(tokenizer, monkeypatch):
-    monkeypatch.setattr("bigramlib.models.sampling.SELF_TOKENS", 2000)
-    first, second = (build("llama", tokenizer) for _ in range(2))
-    second.hf.generation_config.eos_token_id = [17]
-    assert first.hash == second.hash
-    assert 17 in first.load_corpus("self")[0].ids and 17 not in second.load_corpus("self")[0].ids

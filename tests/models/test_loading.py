@@ -1,6 +1,7 @@
 """What is not a whole, plain causal language model is refused in one sentence; old and odd but whole ones load."""
 
 import builtins
+import copy
 import errno
 import json
 import pickle
@@ -9,12 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import build
+from conftest import build, token_ids
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging
 
 from bigramlib import load_model
 from bigramlib.models import folders, loading
+from bigramlib.models.loading import checkpoint_names
 from bigramlib.models.mini import ASSETS, load_checkpoint, save_checkpoint
 
 RAN = "ran"
@@ -305,7 +307,8 @@ def test_a_hub_model_that_cannot_be_loaded_is_refused_before_its_weights_are_fet
         return str(path)
 
     monkeypatch.setattr(loading, "snapshot_download", snapshot)
-    assert load_model("some/model@step3").name == "some/model@step3"
+    model = load_model("some/model@step3")
+    assert (model.name, model.source, model.revision) == ("some/model@step3", "some/model", "step3")
     assert asked == [("some/model", "step3", False), ("some/model", "step3", True)]
     asked.clear()
     (path / "quantize_config.json").write_text("{}")
@@ -334,3 +337,33 @@ def test_an_embedded_checkpoint_that_is_not_whole_is_refused(tmp_path, monkeypat
     monkeypatch.setattr(loading, "ASSETS", tmp_path)
     with pytest.raises(ValueError, match=r"weights of 'mini' do not fit .* gpt_neox\.layers\.[14]\.mlp\.dense_h_to"):
         load_model("mini")
+
+
+def test_mini_is_the_last_of_its_checkpoints():
+    names = checkpoint_names("mini")
+    assert len(names) >= 8 and next(iter(names)) == 0
+    last = load_model(names[max(names)])
+    assert load_model("mini").weights_hash == last.weights_hash != load_model("mini@step0").weights_hash
+
+
+def test_unknown_names_get_one_sentence(tmp_path):
+    with pytest.raises(ValueError, match=r"There is no model 'no/such-model'.*not embedded \(mini\)"):
+        load_model("no/such-model")
+    with pytest.raises(ValueError, match=r"'mini' has no checkpoint 'step7'; use one of step0, step32"):
+        load_model("mini@step7")
+
+
+def test_a_local_model_of_an_unknown_architecture_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(ValueError, match="'bert' is not known; known are"):
+        load_model(tmp_path)
+
+
+def test_a_saved_model_loads_frozen_in_fp32_whatever_it_was_saved_in(model, tokenizer, tmp_path):
+    copy.deepcopy(model.hf).half().save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    loaded = load_model(tmp_path)
+    assert {parameter.dtype for parameter in loaded.hf.parameters()} == {torch.float32}
+    assert not any(parameter.requires_grad for parameter in loaded.hf.parameters())
+    assert not loaded.hf.training
+    assert torch.allclose(loaded.hf(token_ids()).logits, model.hf(token_ids()).logits, atol=0.1)

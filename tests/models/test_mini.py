@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from bigramlib import LanguageModel, TokenCorpus
+from bigramlib import LanguageModel, TokenCorpus, load_model
 from bigramlib.models import mini as pretraining
-from bigramlib.models.mini import SETTINGS, build_model, load_checkpoint, model_card, pretrain, save_checkpoint
+from bigramlib.models.mini import ASSETS, SETTINGS, build_model, load_checkpoint, model_card, pretrain, save_checkpoint
 
 CONFIG = replace(
     SETTINGS["tiny"],
@@ -98,3 +98,10 @@ def test_a_loss_that_is_not_finite_stops_pretraining(tmp_path, counting):
         next(model.parameters())[0, 0] = float("nan")
     with pytest.raises(FloatingPointError, match="pretraining loss became nan at step 1; lower learning_rate"):
         pretrain(model, counting, CONFIG, tmp_path)
+
+
+def test_every_weight_of_mini_comes_from_its_checkpoint():
+    stored = load_checkpoint(ASSETS / "mini" / "step0.safetensors")
+    loaded = dict(load_model("mini@step0").hf.named_parameters())
+    assert set(stored) == set(loaded)
+    assert all(torch.equal(stored[name], parameter) for name, parameter in loaded.items())

@@ -11,25 +11,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import build
-from tokenizers import processors
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from bigramlib import BigramTable, LanguageModel, SparsifyConfig, Subnetwork, TokenCorpus, evaluate, find_subnetwork, load_model
+from bigramlib import BigramTable, SparsifyConfig, Subnetwork, TokenCorpus, evaluate, find_subnetwork, load_model
 from bigramlib.analysis.lenses import lens_report
 from bigramlib.analysis.residual import ResidualMoments
 from bigramlib.models import llama2c, packages
-from bigramlib.models.sampling import Sampler
-
-
-def with_beginning(tokenizer):
-    """The same tokenizer, with a beginning-of-sequence token before every text."""
-    changed = type(tokenizer)(tokenizer_object=type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str()))
-    changed.add_special_tokens({"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"})
-    changed.backend_tokenizer.post_processor = processors.TemplateProcessing(
-        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", changed.bos_token_id)]
-    )
-    return changed
 
 
 def test_every_architecture_loads_from_disk_and_does_all_that_the_notebooks_ask(any_model, corpus, table, tmp_path):
@@ -45,46 +32,6 @@ def test_every_architecture_loads_from_disk_and_does_all_that_the_notebooks_ask(
     other = TokenCorpus(np.asarray(corpus.ids)[::-1].copy(), np.array([0]), corpus.vocabulary_size)
     report = lens_report(model, moments, other, max_tokens=256, sequence_length=32)
     assert len(report) == 3 and report.r.iloc[-1] > 0.99
-
-
-def test_a_beginning_of_sequence_token_stands_before_every_sequence_and_is_never_measured(tokenizer, corpus, table):
-    plain = build("gpt_neox", tokenizer)
-    model = LanguageModel("with beginning", plain.hf, with_beginning(tokenizer))
-    assert plain.prefix == [] and model.prefix == [model.tokenizer.bos_token_id]
-    ids = torch.arange(10).view(2, 5)
-    by_hand = torch.cat([torch.full((2, 1), model.prefix[0]), ids], 1)
-    assert torch.allclose(model.hidden(ids), plain.hidden(by_hand)[:, 1:])
-    assert not torch.allclose(model.hidden(ids), plain.hidden(ids))
-    assert len(evaluate(model, corpus, table, max_tokens=256).surprisals) == len(
-        evaluate(plain, corpus, table, max_tokens=256).surprisals
-    )
-    first, second = (ResidualMoments.collect(m, corpus, max_tokens=256) for m in (plain, model))
-    assert first.n == second.n
-    assert torch.allclose(first.mean[0], second.mean[0]) and not torch.allclose(first.mean[1], second.mean[1])
-
-
-def test_own_samples_are_documents_of_the_model_and_are_kept(tokenizer, monkeypatch):
-    monkeypatch.setattr("bigramlib.models.sampling.SELF_TOKENS", 3000)
-    model = LanguageModel("sampler", build("llama", tokenizer).hf, with_beginning(tokenizer))
-    train, evaluation = model.load_corpus("self", evaluation_share=0.2)
-    assert len(train) + len(evaluation) >= 3000 and len(train.starts) > 10
-    assert model.tokenizer.eos_token_id not in np.asarray(train.ids)
-    lengths = np.diff(train.starts)
-    assert lengths.max() <= 63 and lengths.min() >= 1
-    monkeypatch.setattr(Sampler, "documents", None)
-    assert model.load_corpus("self", evaluation_share=0.2)[0].hash == train.hash
-
-
-def test_own_samples_follow_the_model(tokenizer):
-    model = LanguageModel("sampler", build("gpt_neox", tokenizer).hf, with_beginning(tokenizer))
-    first = np.array([document[0] for document in model.sample_documents(20_000, batch_size=256) if document])
-    drawn = np.bincount(first, minlength=model.vocabulary_size) / len(first)
-    with torch.no_grad():
-        start = torch.tensor([model.prefix])
-        probability = model.hf(start).logits[0, 0, : model.vocabulary_size].softmax(-1).numpy().copy()
-    probability[model.tokenizer.eos_token_id] = 0
-    probability /= probability.sum()
-    assert np.abs(drawn - probability).max() < 5 * np.sqrt(probability.max() / len(first))
 
 
 def llama2c_file(model: LlamaForCausalLM, pieces: list[tuple[bytes, float]]) -> bytes:
