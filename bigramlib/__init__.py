@@ -6,7 +6,8 @@ from bigramlib.analysis.evaluate import Evaluation, ablate, evaluate, frontier
 from bigramlib.models.language_model import LanguageModel
 from bigramlib.models.loading import load_model, randomly_initialized
 from bigramlib.subnetworks.subnetwork import Subnetwork
-from bigramlib.targets.bigram import BigramTable, ModelTarget
+from bigramlib.targets.bigram import BigramTable
+from bigramlib.targets.full_model import ModelTarget
 from bigramlib.text.corpus import TokenCorpus, load_corpus
 from bigramlib.training.search import SparsifyConfig, find_subnetwork
 
