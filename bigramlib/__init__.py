@@ -7,7 +7,8 @@ from bigramlib.models.language_model import LanguageModel
 from bigramlib.models.loading import load_model
 from bigramlib.models.random_weights import randomly_initialized
 from bigramlib.subnetworks.subnetwork import Subnetwork
-from bigramlib.targets.bigram import BigramTable, ModelTarget
+from bigramlib.targets.bigram import BigramTable
+from bigramlib.targets.full_model import ModelTarget
 from bigramlib.text.corpus import TokenCorpus
 from bigramlib.text.loading import load_corpus
 from bigramlib.training.search import SparsifyConfig, find_subnetwork

@@ -34,7 +34,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from bigramlib import BigramTable, LanguageModel, TokenCorpus
+from bigramlib import BigramTable, LanguageModel, Subnetwork, TokenCorpus
 from bigramlib.models.mini import train_tokenizer
 
 torch.set_num_threads(1)
@@ -108,6 +108,14 @@ def corpus():
 @pytest.fixture(scope="session")
 def table(corpus):
     return BigramTable.from_corpus(corpus)
+
+
+@pytest.fixture
+def half(model) -> Subnetwork:
+    """A random half of the weights."""
+    generator = torch.Generator().manual_seed(0)
+    masks = {name: torch.rand(weight.shape, generator=generator) < 0.5 for name, weight in model.maskable.items()}
+    return Subnetwork(masks, model.architecture, {"sparsity_penalty": 3.0, "converged": True})
 
 
 def token_ids(seed: int = 0, shape: tuple[int, int] = (2, 9)) -> torch.Tensor:

@@ -20,7 +20,7 @@ from bigramlib.models.architectures import ATTENTION_COMPONENTS
 from bigramlib.models.loading import EMBEDDED
 from bigramlib.models.packages import PACKAGED
 from bigramlib.store import content_hash, written_whole
-from bigramlib.subnetworks.subnetwork import gini
+from bigramlib.subnetworks.places import gini
 
 PAPER_R = 0.95
 NAMED_SHARE = 0.03

@@ -1,1 +1,1 @@
-"""Subnetworks: which weights are kept, where they lie, and how they are kept on disk and on the hub."""
+"""Subnetworks: which weights are kept, where they lie, where a subnetwork comes from, and its files."""

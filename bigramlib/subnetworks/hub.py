@@ -1,23 +1,22 @@
-"""Subnetworks on the Hugging Face hub, and in local folders of the same form: one safetensors file and a model card."""
+"""Subnetworks on the Hugging Face hub, and in local folders of the same form: one safetensors file and a model card.
+
+Nothing here knows the class `Subnetwork`, whose methods `save_pretrained`, `push_to_hub` and `from_pretrained` call it.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
-import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from huggingface_hub import HfApi, ModelCard, ModelCardData, hf_hub_download
 
 from bigramlib.disk import UNWRITABLE, reason, said, written_whole
 
-if TYPE_CHECKING:
-    from bigramlib.subnetworks.subnetwork import Subnetwork
-
 FILE = "subnetwork.safetensors"
+"""The name of the subnetwork's file in a folder or repository."""
 LOCAL = UNWRITABLE | {errno.EACCES, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE}
-"""Errors of this machine, not of the network."""
+"""Numbers of errors that come from this machine and not from the network."""
 CARD = """---
 {data}
 ---
@@ -43,47 +42,56 @@ with subnetwork.applied(model):
 """
 
 
-def write_folder(subnetwork: Subnetwork, folder: str | Path, repo: str | None) -> None:
-    """Write a folder as it would lie on the hub: see `Subnetwork.save_pretrained`."""
-    folder = Path(folder).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
-    subnetwork.save(folder / FILE)
-    facts = [f"- {key}: {value}" for key, value in subnetwork.provenance.items() if key != "history"]
+def write_card(folder: Path, repo: str, provenance: dict, *, kept: int, total: int, first_mlp_share: float) -> None:
+    """Write the model card of a subnetwork, `README.md`, into a folder.
+
+    Args:
+        folder: where it is written.
+        repo: the name that the card tells readers to load.
+        provenance: the facts that the card lists, all but the history.
+        kept: number of kept weights.
+        total: number of maskable weights.
+        first_mlp_share: share of the kept weights that lies in the first layer's MLP.
+    """
+    facts = [f"- {key}: {value}" for key, value in provenance.items() if key != "history"]
     data = ModelCardData(tags=["bigramlib", "subnetwork", "interpretability"], library_name="bigramlib")
     card = CARD.format(
         data=data.to_yaml(),
-        model=subnetwork.provenance.get("model", "an unknown model"),
-        repo=repo or folder,
-        kept=subnetwork.kept,
-        total=subnetwork.total,
-        density=subnetwork.density,
-        share=subnetwork.first_mlp_share(),
+        model=provenance.get("model", "an unknown model"),
+        repo=repo,
+        kept=kept,
+        total=total,
+        density=kept / total,
+        share=first_mlp_share,
         facts="\n".join(facts) or "not recorded",
     )
     with written_whole(folder / "README.md") as temporary:
         ModelCard(card).save(temporary)
 
 
-def upload(subnetwork: Subnetwork, repo: str, private: bool, token: str | None) -> str:
-    """Upload a folder to the hub: see `Subnetwork.push_to_hub`."""
+def upload(folder: Path, repo: str, private: bool, token: str | None) -> str:
+    """Upload a folder to a repository of the hub, which is made if it is missing; returns the address of the commit."""
     api = HfApi(token=token)
     api.create_repo(repo, private=private, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-        write_folder(subnetwork, folder, repo)
-        return str(api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Subnetwork by bigramlib"))
+    return str(api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Subnetwork by bigramlib"))
 
 
 def found(source: str | Path, revision: str | None) -> Path:
-    """The subnetwork file of a folder or a hub repository."""
+    """The path of the subnetwork's file in a folder, or in the hub's cache if `source` names a repository.
+
+    Raises:
+        ValueError: it could not be fetched from the hub.
+        OSError: the hub's cache cannot be read or written.
+    """
     folder = Path(os.path.expanduser(source))  # noqa: PTH111 (a home that is not known is no error)
     return folder / FILE if folder.is_dir() else downloaded(str(source), FILE, revision)
 
 
 def downloaded(repo: str, file: str, revision: str | None) -> Path:
-    """A file of a hub repository in the hub's own cache.
+    """The path of a repository's file in the hub's own cache, fetched if it is not there.
 
     Raises:
-        ValueError: it could not be had.
+        ValueError: it could not be fetched from the hub.
         OSError: the hub's cache cannot be read or written.
     """
     try:

@@ -1,7 +1,8 @@
-"""The pickle files in which the paper's release publishes subnetworks: read without trusting them, and written.
+"""The pickle files in which Chang & Bergen (2025) publish their subnetworks: read without trusting them, and written.
 
-Such a file is a pickled dict from parameter names to bool arrays, and "orig_model_name". Unpickling executes whatever a file
-names, so the reader here admits the makings of plain bool and integer arrays and nothing else.
+Such a file is a pickled dict. It holds a bool array under the name of each maskable parameter, and under "orig_model_name" the
+name of the model. Unpickling a file calls whatever functions the file names. The reader here knows only the few names that
+plain bool and integer arrays need, and puts harmless versions in their place; a file that names anything else is refused.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ HUB = "hf://"
 
 
 def load_published(source: str | Path, model: LanguageModel) -> Subnetwork:
-    """Read a published subnetwork.
+    """Read a published subnetwork. Nothing in the file is executed.
 
     Args:
         source: a file, or "hf://owner/repository/path/to/file[@revision]".
-        model: the model that it is of. Its parameters have the same names and shapes as the arrays in the file (GPT-2 stores
-            [in, out] matrices), by which a model from a local folder is recognised; one of another name on the hub is refused.
-            The file does not say of which revision it is; the subnetwork is bound to this one.
+        model: the model in which the subnetwork was found. Its parameters must have the names and shapes of the arrays in the
+            file (GPT-2 stores [in, out] matrices), and it must have the name that the file states unless it was loaded from a
+            local folder. The file does not state a revision; the subnetwork counts as one of the revision given here.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a published subnetwork, or one of another model; nothing in the file is executed.
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not a published subnetwork, or one of another model.
     """
     path = _local(str(source))
     content = read_pickle(path)
@@ -62,14 +63,29 @@ def load_published(source: str | Path, model: LanguageModel) -> Subnetwork:
 
 
 def save_published(subnetwork: Subnetwork, model_name: str, path: str | Path) -> None:
-    """Write a subnetwork for users of the release's loader."""
+    """Write a subnetwork as a pickle file that the code of Chang & Bergen (2025) can load.
+
+    Args:
+        subnetwork: what to write.
+        model_name: the name of its model, which is written as "orig_model_name".
+        path: where to write it.
+    """
     content = {name: mask.numpy() for name, mask in subnetwork.masks.items()} | {MODEL_NAME: model_name}
     with written_whole(Path(path).expanduser()) as temporary:
         temporary.write_bytes(pickle.dumps(content, protocol=4))
 
 
 def read_pickle(path: Path) -> dict[str, np.ndarray | str]:
-    """A dict from names to bool or integer arrays (and strings) out of a pickle file, executing nothing that it names."""
+    """Read a pickled dict of matrices without executing anything that the file names.
+
+    Returns:
+        Matrices of bools or integers by name, and the text "orig_model_name" if there is one.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds anything else, or is damaged.
+        OSError: it cannot be read at the moment.
+    """
     if not path.exists():
         raise FileNotFoundError(f"There is no file {str(path)!r}.")
     with reading(path):
@@ -96,7 +112,7 @@ def read_pickle(path: Path) -> dict[str, np.ndarray | str]:
 
 
 class _Dtype:
-    """Stands for a numpy.dtype in a pickle file; takes a byte order from there and nothing else."""
+    """Takes the place of numpy.dtype in a pickle file: bools and integers, of some byte order."""
 
     def __init__(self, name: object, *_: object) -> None:
         if not isinstance(name, str) or name.lstrip("<>=|") not in ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"):
@@ -110,7 +126,7 @@ class _Dtype:
 
 
 class _Array:
-    """Stands for a numpy.ndarray in a pickle file; holds what is made of plain bytes and a plain dtype."""
+    """Takes the place of numpy.ndarray in a pickle file: an array made from bytes and a `_Dtype`."""
 
     array: np.ndarray
 
@@ -156,7 +172,7 @@ _ADMITTED = {
 
 
 class _AdmittingUnpickler(pickle.Unpickler):
-    """Knows the names that plain numpy arrays need, each replaced by a version that makes nothing else."""
+    """Replaces the names in `_ADMITTED` and refuses all others."""
 
     def find_class(self, module: str, name: str) -> object:
         asked = f"{module}.{name}"
@@ -171,7 +187,7 @@ class _AdmittingUnpickler(pickle.Unpickler):
 
 
 def _local(source: str) -> Path:
-    """The file itself, fetched from the hub if it lies there."""
+    """The path of a file, which is first fetched if it is on the hub."""
     if not source.startswith(HUB):
         return Path(source).expanduser()
     place, _, revision = source.removeprefix(HUB).partition("@")
@@ -183,5 +199,5 @@ def _local(source: str) -> Path:
 
 
 def _stem(name: str) -> str:
-    """A model's bare name: no owner, no revision."""
+    """The name of a model without owner and revision, in lower case."""
     return name.rstrip("/").split("/")[-1].split("@")[0].lower()

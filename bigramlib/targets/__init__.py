@@ -1,1 +1,1 @@
-"""What a subnetwork is asked to predict, and the loss of each."""
+"""What a subnetwork should predict, and how far a model is from it."""

@@ -11,7 +11,7 @@ import torch
 
 from bigramlib.models.language_model import LanguageModel
 from bigramlib.numeric import number, whole_number
-from bigramlib.targets.bigram import Target
+from bigramlib.targets.target import Target
 
 if TYPE_CHECKING:
     Whole = int

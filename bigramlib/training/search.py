@@ -26,7 +26,7 @@ from bigramlib.numeric import full_precision
 from bigramlib.progress import tqdm
 from bigramlib.store import check_writable, content_hash, locked, set_aside, store_folder
 from bigramlib.subnetworks.subnetwork import Subnetwork
-from bigramlib.targets.bigram import BoundTarget, Target
+from bigramlib.targets.target import BoundTarget, Target
 from bigramlib.text.corpus import TokenCorpus
 from bigramlib.training.batches import batches
 from bigramlib.training.config import SparsifyConfig

@@ -23,8 +23,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from bigramlib import Subnetwork, load_corpus, load_model
 from bigramlib.models import llama2c, packages
 from bigramlib.store import content_hash
+from bigramlib.subnetworks.file import facts_hash
 from bigramlib.subnetworks.published import read_pickle, save_published
-from bigramlib.subnetworks.subnetwork import _facts_hash
 from bigramlib.training.run import Checkpoint, Run
 
 changes = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), min_size=1, max_size=8)
@@ -98,7 +98,7 @@ def test_hostile_claims_of_a_subnetwork_with_right_hashes_are_refused_at_once(ha
     header_size = int.from_bytes(path.read_bytes()[:8], "little")
     header = json.loads(json.loads(path.read_bytes()[8 : 8 + header_size])["__metadata__"]["bigramlib"])
     CLAIMS[claim](header)
-    header["facts_hash"] = _facts_hash(header)
+    header["facts_hash"] = facts_hash(header)
     packed = {name: np.packbits(mask.numpy()) for name, mask in half.masks.items()}
     save_file(packed, path, metadata={"bigramlib": json.dumps(header)})
     with pytest.raises(ValueError, match=r"mask\.safetensors' is not a whole subnetwork file .*fetch or train it again"):

