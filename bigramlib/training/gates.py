@@ -15,6 +15,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from bigramlib.models.language_model import LanguageModel
 from bigramlib.training.config import SparsifyConfig
+from bigramlib.training.optimizer import LogitOptimizer
 
 ZERO_WEIGHT_LOGIT = -1e6
 LOWEST_GATE = 1e-20
@@ -75,7 +76,7 @@ class _Gates:
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on from a `state` of gates of the same model and config."""
         for module, block in self.blocks.items():
-            block.restore({name: state[f"{module}.{name}"] for name in ("logits", "step", "exp_avg", "exp_avg_sq")})
+            block.restore({name: state[f"{module}.{name}"] for name in block.state()})
 
     def mean(self) -> float:
         """The mean gate of this step over all maskable weights."""
@@ -125,9 +126,7 @@ class _BlockGates:
         self.weights, self.workspace = weights, workspace
         flat = torch.cat([weight.flatten() for weight in weights.values()])
         self.logits = torch.nn.Parameter(torch.zeros_like(flat).masked_fill_(flat == 0, ZERO_WEIGHT_LOGIT))
-        self.optimizer = torch.optim.AdamW([self.logits], lr=config.learning_rate, fused=True)
-        zeros = {name: torch.zeros_like(flat) for name in ("exp_avg", "exp_avg_sq")}
-        self.optimizer.state[self.logits] = {"step": flat.new_zeros(()), **zeros}
+        self.optimizer = LogitOptimizer(self.logits, config.learning_rate)
         self.masked = {name: part.detach().requires_grad_() for name, part in self.split(workspace.masked)}
         block = weakref.proxy(self)  # a tensor's hooks are invisible to the garbage collector
         for name, masked in self.masked.items():
@@ -169,15 +168,15 @@ class _BlockGates:
             masked.grad = None
 
     def state(self) -> dict[str, Tensor]:
-        """Logits and AdamW's state."""
-        return {"logits": self.logits.detach()} | self.optimizer.state[self.logits]
+        """Logits and optimizer state."""
+        return {"logits": self.logits.detach()} | self.optimizer.state()
 
     @torch.no_grad()
     def restore(self, state: dict[str, Tensor]) -> None:
         """Take back a `state`."""
         on_device = {name: part.to(self.logits.device) for name, part in state.items()}
         self.logits.copy_(on_device.pop("logits"))
-        self.optimizer.state[self.logits] = on_device
+        self.optimizer.restore(on_device)
 
     @torch.no_grad()
     def _arrived(self, name: str, masked: Tensor) -> None:
@@ -195,7 +194,6 @@ class _BlockGates:
             gate = self.fill()
             self.workspace.owner = None
             self.gradient.mul_(gate.addcmul_(gate, gate, value=-1))
-            self.logits.grad, self.gradient = self.gradient, None
-            self.optimizer.step()
-            self.logits.grad = None
+            gradient, self.gradient = self.gradient, None
+            self.optimizer.step(gradient)
             self.updated = True

@@ -407,7 +407,7 @@ def test_masked_weights_share_memory_and_are_made_again_as_they_were(any_model, 
     loss = divergence(ids, any_model.hidden(ids, masked)).sum() + gates.penalty * sum(gate.sum() for gate in opened.values())
     loss.backward()
     for block in gates.blocks.values():
-        for name, moment in block.split(block.optimizer.state[block.logits]["exp_avg"]):
+        for name, moment in block.split(block.optimizer.state()["exp_avg"]):
             assert torch.allclose(moment, 0.1 * logits[name].grad, rtol=1e-3, atol=1e-7)
     assert len({part.untyped_storage().data_ptr() for part in gates.masked.values()}) == 1
 
