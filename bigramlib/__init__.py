@@ -8,7 +8,8 @@ from bigramlib.models.loading import load_model, randomly_initialized
 from bigramlib.subnetworks.subnetwork import Subnetwork
 from bigramlib.targets.bigram import BigramTable, ModelTarget
 from bigramlib.text.corpus import TokenCorpus, load_corpus
-from bigramlib.training.search import SparsifyConfig, find_subnetwork
+from bigramlib.training.config import SparsifyConfig
+from bigramlib.training.search import find_subnetwork
 
 __all__ = [
     "BigramTable",

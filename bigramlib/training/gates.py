@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -81,13 +80,6 @@ class _Gates:
     def mean(self) -> float:
         """The mean gate of this step over all maskable weights."""
         return sum(float(block.total) for block in self.blocks.values()) / self.n
-
-    @torch.no_grad()
-    def decided(self, beta: float) -> tuple[int, int]:
-        """(gates above 0.9, gates between 0.1 and 0.9) for the logits as they are now."""
-        threshold = math.log(9) / beta
-        on = sum(int((block.logits > threshold).sum()) for block in self.blocks.values())
-        return on, sum(int((block.logits.abs() < threshold).sum()) for block in self.blocks.values())
 
     def masks(self) -> dict[str, Tensor]:
         """The hard masks s > 0, on the CPU; nothing is kept of matrices that were not searched."""
