@@ -14,7 +14,7 @@ from bigramlib.targets.bigram import Target
 from bigramlib.text.corpus import TokenCorpus
 from bigramlib.training.batches import batches
 from bigramlib.training.config import SparsifyConfig
-from bigramlib.training.gates import _Gates
+from bigramlib.training.gates import Gates
 from bigramlib.training.run import Run, SavedState, interrupts_deferred
 from bigramlib.training.step import OptimizerStep
 from bigramlib.training.stopping import CHECK_EVERY, are_decided, count_gates
@@ -45,7 +45,7 @@ def train(
     """
     generator = np.random.default_rng([config.seed, run.attempt])
     draw = batches(corpus, config, generator, run.step)
-    gates = _Gates(model, config)
+    gates = Gates(model, config)
     step = OptimizerStep(model, target.bind(model), gates, config, run)
     if tensors is not None:
         gates.restore(tensors)
@@ -72,8 +72,8 @@ def train(
     return Subnetwork(gates.masks(), model.architecture)
 
 
-def _check_gates(run: Run, gates: _Gates, config: SparsifyConfig, kl: float) -> None:
+def _check_gates(run: Run, gates: Gates, config: SparsifyConfig, kl: float) -> None:
     """Record a step's KL (nats) and the shares of kept and undecided gates, and whether the gates are decided."""
     kept, undecided = count_gates(gates, run.beta)
-    run.history.append((run.step, kl, kept / gates.n, undecided / gates.n))
+    run.history.append((run.step, kl, kept / gates.total, undecided / gates.total))
     run.converged = are_decided(kept, undecided, config.undecided_share)

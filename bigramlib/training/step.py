@@ -15,7 +15,7 @@ from torch import Tensor
 from bigramlib.models.language_model import LanguageModel, check_finite
 from bigramlib.targets.bigram import BoundTarget
 from bigramlib.training.config import SparsifyConfig
-from bigramlib.training.gates import _Gates
+from bigramlib.training.gates import Gates
 from bigramlib.training.run import Run
 from bigramlib.training.stopping import gradients_watched
 
@@ -38,7 +38,7 @@ class OptimizerStep:
 
     model: LanguageModel
     divergence: BoundTarget
-    gates: _Gates
+    gates: Gates
     config: SparsifyConfig
     run: Run
 
@@ -56,7 +56,7 @@ class OptimizerStep:
             FloatingPointError: the loss or weights are not finite, no weight changes the loss, or the KL is negative.
             MemoryError: not even one sequence at a time fits into memory.
         """
-        self.gates.close(self.run.beta)
+        self.gates.begin_step(self.run.beta)
         with gradients_watched(self.gates.masked, self.model) if self.run.step == 0 else nullcontext():
             while True:
                 try:
@@ -70,7 +70,7 @@ class OptimizerStep:
     def _passes(self, ids: Int[Tensor, "batch pos"], weights: Float[Tensor, "batch pos"]) -> tuple[float, float]:
         """Take a batch in `run.passes` forward and backward passes, the last of which updates the gates."""
         model, gates, passes = self.model, self.gates, self.run.passes
-        gates.await_gradients(passes)
+        gates.expect_passes(passes)
         total = entropy = 0.0
         entropy_of = getattr(self.divergence, "entropy", torch.zeros_like)
         for part, part_weights in zip(ids.tensor_split(passes), weights.tensor_split(passes), strict=True):

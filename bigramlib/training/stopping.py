@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from bigramlib.models.language_model import LanguageModel
-from bigramlib.training.gates import _Gates
+from bigramlib.training.gates import Gates
 
 CHECK_EVERY = 10
 """Steps between two looks at whether the gates are decided."""
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 @torch.no_grad()
-def count_gates(gates: _Gates, beta: float) -> tuple[int, int]:
+def count_gates(gates: Gates, beta: float) -> tuple[int, int]:
     """(kept, undecided): how many gates lie above 0.9, and how many between 0.1 and 0.9, at this beta and the logits of now."""
     threshold = math.log(9) / beta
     kept = sum(int((block.logits > threshold).sum()) for block in gates.blocks.values())

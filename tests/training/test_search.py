@@ -18,7 +18,7 @@ from bigramlib.store import store_folder
 from bigramlib.training import search as training
 from bigramlib.training.batches import batches, flattened_sample
 from bigramlib.training.config import fast_precision
-from bigramlib.training.gates import _Gates
+from bigramlib.training.gates import Gates
 from bigramlib.training.loop import train
 from bigramlib.training.run import Run, SavedState
 from bigramlib.training.step import OptimizerStep
@@ -305,12 +305,12 @@ def test_a_weight_that_is_exactly_zero_starts_closed_and_still_counts(tokenizer)
     model = build("gpt_neox", tokenizer)
     name = model.architecture.maskable[0]
     model.maskable[name][0, :5] = 0.0
-    gates = _Gates(model, QUICK)
-    gates.close(1.0)
+    gates = Gates(model, QUICK)
+    gates.begin_step(1.0)
     gates.hidden(torch.zeros(1, 1, dtype=torch.long))
     assert (next(iter(gates.blocks.values())).logits[:5] == -1e6).all()
-    assert gates.n == sum(weight.numel() for weight in model.maskable.values())
-    assert gates.mean() == pytest.approx(0.5 * (gates.n - 5) / gates.n)
+    assert gates.total == sum(weight.numel() for weight in model.maskable.values())
+    assert gates.mean() == pytest.approx(0.5 * (gates.total - 5) / gates.total)
 
 
 @pytest.mark.parametrize(("undecided", "stops"), [(2, True), (3, False)])
@@ -324,7 +324,7 @@ def test_training_stops_when_undecided_gates_are_few_beside_the_gates_that_are_o
 
 
 def test_gates_are_decided_at_a_tenth_and_nine_tenths(tokenizer):
-    gates = _Gates(build("gpt_neox", tokenizer), QUICK)
+    gates = Gates(build("gpt_neox", tokenizer), QUICK)
     values = torch.logit(torch.tensor([0.05, 0.15, 0.5, 0.85, 0.95, 0.99])) / 8
     with torch.no_grad():
         for block in gates.blocks.values():
@@ -383,8 +383,8 @@ def test_bfloat16_finds_what_float32_finds_as_well_as_another_seed_does(table, c
 
 
 def test_a_backward_pass_leaves_no_gradients_and_no_gates_behind(model, table, corpus):
-    gates = _Gates(model, QUICK)
-    gates.close(1.0)
+    gates = Gates(model, QUICK)
+    gates.begin_step(1.0)
     ids = torch.from_numpy(corpus.ids[:32]).long().view(2, 16)
     before = [block.logits.detach().clone() for block in gates.blocks.values()]
     table.bind(model)(ids, gates.hidden(ids)).sum().backward()
@@ -395,7 +395,7 @@ def test_a_backward_pass_leaves_no_gradients_and_no_gates_behind(model, table, c
 
 
 def test_masked_weights_share_memory_and_are_made_again_as_they_were(any_model, table, corpus):
-    gates = _Gates(any_model, QUICK)
+    gates = Gates(any_model, QUICK)
     logits = {}
     with torch.no_grad():
         for block in gates.blocks.values():
@@ -403,12 +403,12 @@ def test_masked_weights_share_memory_and_are_made_again_as_they_were(any_model, 
             logits |= {name: part.clone().requires_grad_() for name, part in block.split(block.logits)}
     ids = torch.from_numpy(corpus.ids[:32]).long().view(2, 16)
     divergence = table.bind(any_model)
-    gates.close(2.0)
+    gates.begin_step(2.0)
     divergence(ids, gates.hidden(ids)).sum().backward()
     opened = {name: torch.sigmoid(2.0 * part) for name, part in logits.items()}
     masked = {name: gate * any_model.maskable[name] for name, gate in opened.items()}
-    loss = divergence(ids, any_model.hidden(ids, masked)).sum() + gates.penalty * sum(gate.sum() for gate in opened.values())
-    loss.backward()
+    penalty = gates.penalty_per_weight * sum(gate.sum() for gate in opened.values())
+    (divergence(ids, any_model.hidden(ids, masked)).sum() + penalty).backward()
     for block in gates.blocks.values():
         for name, moment in block.split(block.optimizer.state()["exp_avg"]):
             assert torch.allclose(moment, 0.1 * logits[name].grad, rtol=1e-3, atol=1e-7)
@@ -416,7 +416,7 @@ def test_masked_weights_share_memory_and_are_made_again_as_they_were(any_model, 
 
 
 def test_gates_are_freed_with_their_tensors(model):
-    gates = _Gates(model, QUICK)
+    gates = Gates(model, QUICK)
     logits = weakref.ref(next(iter(gates.blocks.values())).logits)
     del gates
     gc.collect()
@@ -583,12 +583,12 @@ def test_a_subnetwork_of_an_earlier_version_on_weights_alone_is_told_of_and_not_
 
 
 def test_no_gate_makes_subnormal_numbers_and_none_that_counts_is_lost(model):
-    gates = _Gates(model, QUICK)
+    gates = Gates(model, QUICK)
     block = next(iter(gates.blocks.values()))
     with torch.no_grad():
         block.logits.copy_(torch.linspace(-1.0, 1.0, block.logits.numel()))
-    gates.close(90.0)
-    made = block.fill().clone()
+    gates.begin_step(90.0)
+    made = block.make_masked_weights().clone()
     exact = torch.sigmoid(block.logits.detach() * 90.0)
     assert ((made == 0) | (made >= 1e-20)).all() and (made == 0).any()
     assert torch.equal(made[exact >= 1e-20], exact[exact >= 1e-20])
