@@ -12,8 +12,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.measuring import Figure, save
-from bigramlib import BigramTable, LanguageModel, SparsifyConfig, TokenCorpus, find_subnetwork, load_model
-from bigramlib.analysis import evaluate
+from bigramlib import BigramTable, LanguageModel, SparsifyConfig, TokenCorpus, evaluate, find_subnetwork, load_model
 
 QUESTION = "steps_to_quality"
 PAPER_PENALTIES, PENALTIES = (10.0,), (3.0, 10.0, 30.0)
