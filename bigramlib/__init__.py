@@ -1,7 +1,5 @@
 """Which few weights of a language model turn the current token into the next?"""
 
-__version__ = "0.2.0"
-
 from bigramlib.analysis.evaluate import Evaluation, ablate, evaluate, frontier
 from bigramlib.models.language_model import LanguageModel
 from bigramlib.models.loading import load_model, randomly_initialized
@@ -10,6 +8,7 @@ from bigramlib.targets.bigram import BigramTable, ModelTarget
 from bigramlib.text.corpus import TokenCorpus, load_corpus
 from bigramlib.training.config import SparsifyConfig
 from bigramlib.training.search import find_subnetwork
+from bigramlib.version import __version__ as __version__
 
 __all__ = [
     "BigramTable",

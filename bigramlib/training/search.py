@@ -10,7 +10,6 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-import bigramlib
 from bigramlib.models.language_model import LanguageModel
 from bigramlib.store import check_writable, content_hash, locked, set_aside, store_folder
 from bigramlib.subnetworks.subnetwork import Subnetwork
@@ -20,6 +19,7 @@ from bigramlib.training.config import SparsifyConfig
 from bigramlib.training.loop import train
 from bigramlib.training.run import Run, SavedState
 from bigramlib.training.stopping import is_unstable
+from bigramlib.version import __version__
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ def _provenance(model: LanguageModel, corpus: TokenCorpus, config: SparsifyConfi
         "sparsity_penalty": config.sparsity_penalty,
         "attempt": run.attempt,
         "unstable": is_unstable(run.losses),
-        "library": f"bigramlib {bigramlib.__version__}",
+        "library": f"bigramlib {__version__}",
         "steps": run.step,
         "converged": run.converged,
         "history": run.history,
