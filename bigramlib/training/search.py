@@ -56,7 +56,8 @@ def find_subnetwork(
     config = config or SparsifyConfig.suited(model, target)
     model.check_vocabulary(corpus)
     model.check_length(config.sequence_length)
-    facts = key_facts(model, target, corpus, config)
+    model_facts = model.facts()
+    facts = key_facts(model_facts, target, corpus, config)
     file = store_folder("subnetworks") / f"{store_key(facts)}.safetensors"
     if stored := stored_subnetwork(file, facts, aside=False):
         return stored
@@ -67,8 +68,8 @@ def find_subnetwork(
         _warn_of_earlier(file, facts)
         saved_state = SavedState(store_folder("unfinished") / file.name)
         subnetwork, run = _trained(model, target, corpus, config, saved_state)
-        _check_unchanged(model, facts, key_facts(model, target, corpus, config))
-        subnetwork = replace(subnetwork, provenance=_provenance(model, corpus, config, facts, run))
+        _check_unchanged(model, facts, key_facts(model.facts(), target, corpus, config))
+        subnetwork = replace(subnetwork, provenance=_provenance(model_facts, corpus, config, facts, run))
         subnetwork.save(file)
         saved_state.remove()
     return subnetwork
@@ -95,13 +96,13 @@ def _check_unchanged(model: LanguageModel, before: dict, after: dict) -> None:
         )
 
 
-def _provenance(model: LanguageModel, corpus: TokenCorpus, config: SparsifyConfig, facts: dict, run: Run) -> dict:
+def _provenance(model_facts: dict, corpus: TokenCorpus, config: SparsifyConfig, facts: dict, run: Run) -> dict:
     """What a subnetwork records of how it was found; `facts` are its `key_facts`."""
     return {
-        "model": model.name,
+        "model_hash": facts["weights_hash"],
+        **model_facts,
         "corpus": corpus.name,
         **facts,
-        "model_hash": model.hash,
         "sparsity_penalty": config.sparsity_penalty,
         "attempt": run.attempt,
         "unstable": is_unstable(run.losses),
@@ -113,16 +114,15 @@ def _provenance(model: LanguageModel, corpus: TokenCorpus, config: SparsifyConfi
     }
 
 
-def key_facts(model: LanguageModel, target: Target, corpus: TokenCorpus, config: SparsifyConfig) -> dict:
-    """What the result of a run depends on; from it the key in the store is made."""
-    found = model.facts()
+def key_facts(model_facts: dict, target: Target, corpus: TokenCorpus, config: SparsifyConfig) -> dict:
+    """What the result of a run depends on. The key in the store is made of it, and of no other `LanguageModel.facts`."""
     facts = {
-        "weights_hash": found["weights_hash"],
+        "weights_hash": model_facts["weights_hash"],
         "target_hash": target.hash,
         "corpus_hash": corpus.hash,
         "config": config.facts(),
     }
-    return facts if "model_hash" not in found else facts | {"model_hash": found["model_hash"]}
+    return facts if "model_hash" not in model_facts else facts | {"model_hash": model_facts["model_hash"]}
 
 
 def store_key(facts: dict) -> str:

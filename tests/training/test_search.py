@@ -582,6 +582,17 @@ def test_a_subnetwork_of_an_earlier_version_on_weights_alone_is_told_of_and_not_
     assert f"{key}.safetensors' was found by an earlier version" in caplog.text
 
 
+def test_a_subnetwork_records_what_is_known_of_its_model_and_its_key_does_not_depend_on_where_that_came_from(
+    model, table, corpus
+):
+    provenance = find_subnetwork(model, table, corpus, QUICK).provenance
+    assert provenance | model.facts() == provenance
+    assert provenance["model_hash"] == model.hash
+    (file,) = store_folder("subnetworks").iterdir()
+    elsewhere = model.facts() | {"model": "another name", "model_source": "elsewhere", "model_revision": "2"}
+    assert training.store_key(training.key_facts(elsewhere, table, corpus, QUICK)) == file.stem
+
+
 def test_no_gate_makes_subnormal_numbers_and_none_that_counts_is_lost(model):
     gates = Gates(model, QUICK)
     block = next(iter(gates.blocks.values()))
