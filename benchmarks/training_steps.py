@@ -16,7 +16,7 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
 from bigramlib import BigramTable, LanguageModel, SparsifyConfig, TokenCorpus
-from bigramlib.training.gates import _Gates
+from bigramlib.training.gates import Gates
 
 HEAD_SIZE = 64
 
@@ -24,10 +24,10 @@ HEAD_SIZE = 64
 def mask_training(model: LanguageModel, table: BigramTable, ids: Tensor, config: SparsifyConfig) -> Callable[[], None]:
     """Our step: masked weights, KL, gates updated in the backward pass."""
     divergence = table.bind(model)
-    gates = _Gates(model, config)
+    gates = Gates(model, config)
 
     def step() -> None:
-        gates.close(1.5)
+        gates.begin_step(1.5)
         with torch.autocast(model.device.type, torch.bfloat16, enabled=config.dtype == torch.bfloat16):
             kl = divergence(ids, gates.hidden(ids)).mean()
         assert np.isfinite(kl.item() + config.sparsity_penalty * gates.mean())

@@ -1,7 +1,5 @@
 """Which few weights of a language model turn the current token into the next?"""
 
-__version__ = "0.2.0"
-
 from bigramlib.analysis.evaluate import Evaluation, ablate, evaluate, frontier
 from bigramlib.models.language_model import LanguageModel
 from bigramlib.models.loading import load_model
@@ -11,7 +9,9 @@ from bigramlib.targets.bigram import BigramTable
 from bigramlib.targets.full_model import ModelTarget
 from bigramlib.text.corpus import TokenCorpus
 from bigramlib.text.loading import load_corpus
-from bigramlib.training.search import SparsifyConfig, find_subnetwork
+from bigramlib.training.config import SparsifyConfig
+from bigramlib.training.search import find_subnetwork
+from bigramlib.version import __version__ as __version__
 
 __all__ = [
     "BigramTable",

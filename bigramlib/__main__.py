@@ -6,11 +6,11 @@ import argparse
 import sys
 from pathlib import Path
 
+from bigramlib.disk import written_whole
 from bigramlib.findings.claims import claims_table
 from bigramlib.findings.parameters import PARAMETERS
 from bigramlib.findings.style import figure_folder
 from bigramlib.models.loading import load_model
-from bigramlib.store import written_whole
 
 
 def main() -> None:

@@ -18,8 +18,8 @@ from bigramlib.disk import remove_leftovers, written_whole
 from bigramlib.store import check_writable, content_hash, locked, set_aside, store_folder, stored_folder, tensors_hash
 from bigramlib.subnetworks import file as subnetwork_file
 from bigramlib.training import run as resume
-from bigramlib.training.run import Checkpoint, Run
-from bigramlib.training.search import _stored
+from bigramlib.training.run import Run, SavedState
+from bigramlib.training.search import stored_subnetwork
 
 MODULES = [
     module.name for module in pkgutil.walk_packages(bigramlib.__path__, "bigramlib.") if module.name != "bigramlib.__main__"
@@ -151,7 +151,7 @@ def test_finished_things_are_read_without_a_lock_from_a_store_that_cannot_be_wri
 
 def test_a_store_that_cannot_be_written_says_so_before_any_work(tokenizer, model, table, corpus, tmp_path, monkeypatch):
     (tmp_path / "store").write_text("a file in its place")
-    monkeypatch.setattr("bigramlib.training.search._train", failing(AssertionError("trained")))
+    monkeypatch.setattr("bigramlib.training.search.train", failing(AssertionError("trained")))
     for work in (lambda: load_corpus(["one", "two"], tokenizer), lambda: find_subnetwork(model, table, corpus, QUICK)):
         with pytest.raises(OSError, match=r"Nothing can be kept in .*store.*; set BIGRAMLIB_STORE to a folder of yours"):
             work()
@@ -163,7 +163,7 @@ def test_all_that_is_stored_has_the_mode_of_the_umask(tokenizer, model, table, c
     try:
         load_corpus(["one", "two"], tokenizer)
         find_subnetwork(model, table, corpus, QUICK).save_pretrained(tmp_path / "store" / "folder")
-        Checkpoint(store_folder("unfinished") / "state").save(Run(), {"a": torch.zeros(1)})
+        SavedState(store_folder("unfinished") / "state").save(Run(), {"a": torch.zeros(1)})
     finally:
         os.umask(before)
     entries = list((tmp_path / "store").rglob("*"))
@@ -213,11 +213,11 @@ def test_what_cannot_be_read_just_now_is_an_error_that_says_so_and_leaves_the_fi
     if thing == "subnetwork":
         find_subnetwork(model, table, corpus, QUICK)
         (file,) = store_folder("subnetworks").iterdir()
-        read = lambda: _stored(file, {})  # noqa: E731
+        read = lambda: stored_subnetwork(file, {})  # noqa: E731
     elif thing == "state":
         file = store_folder("unfinished") / "state"
-        Checkpoint(file).save(Run(step=3), {"a": torch.zeros(1)})
-        read = Checkpoint(file).load
+        SavedState(file).save(Run(step=3), {"a": torch.zeros(1)})
+        read = SavedState(file).load
     else:
         load_corpus(["one", "two"], tokenizer)
         (file,) = store_folder("corpora").glob("*/train.ids.npy")
@@ -236,7 +236,7 @@ def test_what_cannot_be_read_just_now_is_an_error_that_says_so_and_leaves_the_fi
 
 def test_files_are_read_where_they_cannot_be_mapped_into_memory(tokenizer, model, table, corpus, monkeypatch):
     expected = find_subnetwork(model, table, corpus, QUICK)
-    state = Checkpoint(store_folder("unfinished") / "state")
+    state = SavedState(store_folder("unfinished") / "state")
     state.save(Run(step=3), {"a": torch.arange(3.0)})
     hashes = [split.hash for split in load_corpus(["one", "two"], tokenizer)]
     no_maps = OSError(errno.ENODEV, "No such device")

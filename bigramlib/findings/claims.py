@@ -11,7 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from bigramlib.store import locked, written_whole
+from bigramlib.disk import written_whole
+from bigramlib.store import locked
 
 COLUMNS = ["claim", "paper", "ours", "holds"]
 

@@ -16,10 +16,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
+from bigramlib.disk import written_whole
 from bigramlib.models.architectures import ATTENTION_COMPONENTS
 from bigramlib.models.loading import EMBEDDED
 from bigramlib.models.packages import PACKAGED
-from bigramlib.store import content_hash, written_whole
+from bigramlib.store import content_hash
 from bigramlib.subnetworks.places import gini
 
 PAPER_R = 0.95

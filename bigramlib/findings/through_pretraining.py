@@ -13,7 +13,8 @@ from bigramlib.models.loading import load_model
 from bigramlib.progress import tqdm
 from bigramlib.targets.bigram import BigramTable
 from bigramlib.text.corpus import TokenCorpus
-from bigramlib.training.search import SparsifyConfig, find_subnetwork
+from bigramlib.training.config import SparsifyConfig
+from bigramlib.training.search import find_subnetwork
 
 
 def through_pretraining(

@@ -23,8 +23,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
+from bigramlib.disk import written_whole
 from bigramlib.progress import tqdm
-from bigramlib.store import written_whole
 from bigramlib.text.corpus import SEQUENCE_LENGTH, TokenCorpus
 from bigramlib.text.formats import DOCUMENT_SEPARATOR
 

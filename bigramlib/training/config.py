@@ -48,8 +48,8 @@ class SparsifyConfig:
             token alone, which is all that an MLP sees, so steps cost less and contexts add no noise.
         layers: search this many layers from the first on and drop the weights of later ones beforehand; None searches all.
         precision: of the forward and backward pass; logits, their updates and the model's own weights are float32 always.
-        undecided_share: stop when gates between 0.1 and 0.9 are at most this share of the gates above 0.9.
-        attempts: runs whose loss stays unstable (`is_unstable`) are tried again with another shuffle, so often in all.
+        undecided_share: of undecided gates, at which a run ends (`stopping.are_decided`); below 0 it uses all its steps.
+        attempts: a run that is unstable (`stopping.is_unstable`) is repeated on other batches, up to so many attempts in all.
         seed: of the batches.
     """
 

@@ -1,8 +1,31 @@
-"""The gates of mask training: a logit for each searched weight, updated block by block while the backward pass runs."""
+"""The gates of mask training: how continuous sparsification (Savarese et al. 2020) is computed.
+
+Each weight W that may be dropped has a logit s and is multiplied by its gate sigmoid(beta s). The loss is the mean KL to the
+target plus lambda (`SparsifyConfig.sparsity_penalty`) times the mean gate. beta grows from step to step, which drives the gates
+to 0 or 1; at the end the mask is s > 0.
+
+One search, by the functions that do it:
+
+1. All logits start at 0, gates at 1/2. A weight that is exactly 0 does nothing and starts dropped (`BlockGates`).
+2. A step sets beta (`Gates.begin_step`), and in how many backward passes its gradients come (`Gates.expect_passes`).
+3. The forward pass runs the model with W * sigmoid(beta s) for W (`Gates.hidden`). Before each attention block or MLP runs, its
+   masked weights are made (`BlockGates.before_forward`, `BlockGates.make_masked_weights`). All blocks make them in the same
+   memory (`Workspace`), so that there is never more than one block's.
+4. The caller computes the KL from the hidden state (`step.OptimizerStep`) and calls `backward`. Where autograd needs masked
+   weights that another block has overwritten since, they are made again (`Workspace.pack`, `Workspace.unpack`).
+5. As soon as autograd has the gradient g of the KL by a masked matrix, the chain rule turns it into that by the logits, and the
+   gradient of the penalty is added: (g * W + lambda / n) * beta * gate * (1 - gate), where n is the number of weights. When
+   a block's gradients are complete, its logits are updated at once and the gradients freed (`BlockGates.take_gradient`,
+   `optimizer.LogitOptimizer.step`), while the backward pass goes on to the blocks below.
+6. The caller lets beta grow and repeats from 2 until the gates are decided (`loop.train`, `stopping.are_decided`).
+7. The mask is s > 0 (`Gates.masks`).
+
+So a step costs what a plain fine-tuning step costs, plus a few elementwise passes over one block at a time. The memory above
+that of the model is for the logits and AdamW's two moments.
+"""
 
 from __future__ import annotations
 
-import math
 import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -15,81 +38,84 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from bigramlib.models.language_model import LanguageModel
 from bigramlib.training.config import SparsifyConfig
+from bigramlib.training.optimizer import LogitOptimizer
 
 ZERO_WEIGHT_LOGIT = -1e6
 LOWEST_GATE = 1e-20
-"""Gates below it are zero: they change no sum in float32, but make subnormal numbers, which slow products down 20 times."""
+"""Gates below it are set to zero: they change no float32 sum, but make subnormal numbers, which slow products down 20 times."""
 
 
-class _Gates:
-    """Mask logits of a model's maskable matrices, with their optimizers.
+class Gates:
+    """The gates of all weights of a model that are searched, in blocks; blocks that are not searched are dropped whole.
 
-    Above the model itself a weight costs its logit and AdamW's two moments. Masked weights exist for one attention block or
-    MLP at a time: they are made in its forward pass and again in its backward pass, in memory that all blocks share.
+    Attributes:
+        model: the frozen model.
+        total: the number of maskable weights, searched or not.
+        penalty_per_weight: what one open gate adds to the loss, nats: lambda / `total`.
+        dropped: the attention blocks and MLPs that are skipped, by module name.
+        blocks: the gates of the others, by module name.
+        masked: the masked weights by parameter name: leaves for autograd, whose values lie in the workspace.
     """
 
     def __init__(self, model: LanguageModel, config: SparsifyConfig) -> None:
         self.model = model
-        self.n = sum(weight.numel() for weight in model.maskable.values())
-        self.penalty = config.sparsity_penalty / self.n
+        self.total = sum(weight.numel() for weight in model.maskable.values())
+        self.penalty_per_weight = config.sparsity_penalty / self.total
         self.shapes = {name: weight.shape for name, weight in model.maskable.items()}
         searched = set(model.architecture.within(config.layers, config.attention))
         kept = {block: names for block, names in model.architecture.blocks.items() if not searched.isdisjoint(names)}
         self.dropped = [block for block in model.architecture.blocks if block not in kept]
         largest = max(sum(self.shapes[name].numel() for name in names) for names in kept.values())
-        self.workspace = _Workspace(largest, config.dtype, model.device)
+        self.workspace = Workspace(largest, config.dtype, model.device)
         self.blocks = {
-            block: _BlockGates({name: model.maskable[name] for name in names}, config, self.workspace)
+            block: BlockGates({name: model.maskable[name] for name in names}, config, self.workspace)
             for block, names in kept.items()
         }
         self.masked = {name: masked for block in self.blocks.values() for name, masked in block.masked.items()}
 
-    def close(self, beta: float) -> None:
-        """Begin a step at this beta; the backward pass that follows updates the logits."""
+    def begin_step(self, beta: float) -> None:
+        """Use gates sigmoid(beta s) from now on, until the backward pass updates the logits.
+
+        That is the next backward pass, unless `expect_passes` is called for more.
+        """
         self.workspace.owner = None
         for block in self.blocks.values():
-            block.close(beta, self.penalty)
+            block.begin_step(beta, self.penalty_per_weight)
 
     def hidden(self, ids: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
-        """The last hidden state of the masked model, whose backward pass makes the masked weights again."""
+        """The last hidden state of the masked model; its backward pass makes masked weights again and updates the logits."""
         with ExitStack() as stack:
             for name, block in self.blocks.items():
-                hook = self.model.hf.get_submodule(name).register_forward_pre_hook(partial(_BlockGates.open, block))
+                hook = self.model.hf.get_submodule(name).register_forward_pre_hook(partial(BlockGates.before_forward, block))
                 stack.callback(hook.remove)
             stack.enter_context(self.model.skipping(self.dropped))
             stack.enter_context(saved_tensors_hooks(self.workspace.pack, self.workspace.unpack))
             return self.model.hidden(ids, self.masked)
 
-    def await_gradients(self, passes: int) -> None:
-        """Update the logits in the last of so many backward passes; a block that was updated in this step is not again.
+    def expect_passes(self, passes: int) -> None:
+        """Update the logits in the last of so many backward passes; gradients that have come so far are forgotten.
 
-        Where memory ran out after that, further passes of the same step see the block as updated.
+        No block is updated twice in a step. If memory runs out after some blocks were updated, the step is repeated in more
+        passes, which use the updated logits of those blocks, and update the others.
         """
         for block in self.blocks.values():
-            block.await_gradients(passes)
+            block.expect_passes(passes)
 
     def state(self) -> dict[str, Tensor]:
-        """Logits and optimizer state, by name; `restore` takes them back."""
+        """The logits and the optimizers' state by name, to be saved; no copies."""
         return {f"{module}.{name}": part for module, block in self.blocks.items() for name, part in block.state().items()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on from a `state` of gates of the same model and config."""
+        """Continue with a `state` that was saved from gates of the same model and config."""
         for module, block in self.blocks.items():
-            block.restore({name: state[f"{module}.{name}"] for name in ("logits", "step", "exp_avg", "exp_avg_sq")})
+            block.restore({name: state[f"{module}.{name}"] for name in block.state()})
 
     def mean(self) -> float:
-        """The mean gate of this step over all maskable weights."""
-        return sum(float(block.total) for block in self.blocks.values()) / self.n
-
-    @torch.no_grad()
-    def decided(self, beta: float) -> tuple[int, int]:
-        """(gates above 0.9, gates between 0.1 and 0.9) for the logits as they are now."""
-        threshold = math.log(9) / beta
-        on = sum(int((block.logits > threshold).sum()) for block in self.blocks.values())
-        return on, sum(int((block.logits.abs() < threshold).sum()) for block in self.blocks.values())
+        """The mean gate over all maskable weights, as of this step's last forward pass."""
+        return sum(float(block.gate_sum) for block in self.blocks.values()) / self.total
 
     def masks(self) -> dict[str, Tensor]:
-        """The hard masks s > 0, on the CPU; nothing is kept of matrices that were not searched."""
+        """The masks s > 0 by parameter name, on the CPU; of matrices that were not searched nothing is kept."""
         masks = {name: torch.zeros(shape, dtype=torch.bool, device="cpu") for name, shape in self.shapes.items()}
         for block in self.blocks.values():
             for name, part in block.split(block.logits > 0):
@@ -97,61 +123,63 @@ class _Gates:
         return masks
 
 
-class _Workspace:
-    """Memory for the gates and masked weights of one block at a time, filled again where autograd asks for another's."""
+class Workspace:
+    """Memory that all blocks share, for the gates and masked weights of one of them at a time: of its `owner`."""
 
     def __init__(self, size: int, dtype: torch.dtype, device: torch.device) -> None:
         self.gates = torch.zeros(size, dtype=torch.float32, device=device)
         self.masked = torch.zeros(size, dtype=dtype, device=device)
-        self.owner: _BlockGates | None = None
+        self.owner: BlockGates | None = None
 
-    def pack(self, saved: Tensor) -> tuple[_BlockGates | None, Tensor]:
-        """What autograd keeps of a tensor: of masked weights, the block that can make them again."""
+    def pack(self, saved: Tensor) -> tuple[BlockGates | None, Tensor]:
+        """For `saved_tensors_hooks`: of masked weights, autograd saves with the tensor the block that can make them again."""
         ours = saved.untyped_storage().data_ptr() == self.masked.untyped_storage().data_ptr()
         return self.owner if ours else None, saved.detach()
 
-    def unpack(self, packed: tuple[_BlockGates | None, Tensor]) -> Tensor:
-        """A kept tensor, its block's masked weights in place."""
+    def unpack(self, packed: tuple[BlockGates | None, Tensor]) -> Tensor:
+        """For `saved_tensors_hooks`: the saved tensor; if it is of masked weights, they are made again where they were."""
         owner, saved = packed
         if owner is not None:
-            owner.fill()
+            owner.make_masked_weights()
         return saved
 
 
-class _BlockGates:
-    """The gates of an attention block or MLP: flat logits with their optimizer, and masked weights whose gradients drive it."""
+class BlockGates:
+    """The gates of one attention block or MLP: the logits of its matrices in one flat tensor, and their optimizer."""
 
-    def __init__(self, weights: dict[str, Tensor], config: SparsifyConfig, workspace: _Workspace) -> None:
+    def __init__(self, weights: dict[str, Tensor], config: SparsifyConfig, workspace: Workspace) -> None:
         self.weights, self.workspace = weights, workspace
         flat = torch.cat([weight.flatten() for weight in weights.values()])
         self.logits = torch.nn.Parameter(torch.zeros_like(flat).masked_fill_(flat == 0, ZERO_WEIGHT_LOGIT))
-        self.optimizer = torch.optim.AdamW([self.logits], lr=config.learning_rate, fused=True)
-        zeros = {name: torch.zeros_like(flat) for name in ("exp_avg", "exp_avg_sq")}
-        self.optimizer.state[self.logits] = {"step": flat.new_zeros(()), **zeros}
+        self.optimizer = LogitOptimizer(self.logits, config.learning_rate)
         self.masked = {name: part.detach().requires_grad_() for name, part in self.split(workspace.masked)}
         block = weakref.proxy(self)  # a tensor's hooks are invisible to the garbage collector
         for name, masked in self.masked.items():
-            masked.register_post_accumulate_grad_hook(partial(_BlockGates._arrived, block, name))
+            masked.register_post_accumulate_grad_hook(partial(BlockGates.take_gradient, block, name))
 
     def split(self, flat: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """The part of each matrix in a flat tensor, as views."""
+        """The name of each matrix, and its part of a flat tensor as a view of its shape."""
         pieces = flat[: len(self.logits)].split([weight.numel() for weight in self.weights.values()])
         for (name, weight), piece in zip(self.weights.items(), pieces, strict=True):
             yield name, piece.view(weight.shape)
 
-    def close(self, beta: float, penalty: float) -> None:
-        """Begin a step."""
-        self.beta, self.penalty = beta, penalty
+    def begin_step(self, beta: float, penalty_per_weight: float) -> None:
+        """Set beta and what one open gate adds to the loss (nats), and expect one backward pass."""
+        self.beta, self.penalty_per_weight = beta, penalty_per_weight
         self.updated = False
-        self.await_gradients(1)
+        self.expect_passes(1)
 
-    def open(self, *_: object) -> None:
-        """Make the masked weights for a forward pass (the hook before its module)."""
-        self.total = self.fill().sum()
+    def before_forward(self, *_: object) -> None:
+        """The hook that torch calls before this block's module runs: make its masked weights."""
+        self.gate_sum = self.make_masked_weights().sum()
 
     @torch.no_grad()
-    def fill(self) -> Tensor:
-        """Have this block's gates, sigmoid(beta s), and masked weights in the workspace; returns the gates, flat."""
+    def make_masked_weights(self) -> Tensor:
+        """Write the gates sigmoid(beta s) and the masked weights into the workspace, if it does not hold them already.
+
+        Returns:
+            The gates, flat, as a view of the workspace.
+        """
         gates = self.workspace.gates[: len(self.logits)]
         if self.workspace.owner is not self:
             torch.mul(self.logits, self.beta, out=gates).sigmoid_()
@@ -161,41 +189,45 @@ class _BlockGates:
             self.workspace.owner = self
         return gates
 
-    def await_gradients(self, passes: int) -> None:
-        """Forget gradients that have come, and step after so many of each matrix, unless this step has been made."""
+    def expect_passes(self, passes: int) -> None:
+        """Forget the gradients that have come so far, and update the logits when so many of each matrix have come."""
         self.gradient: Tensor | None = None
         self.passes, self.awaited = passes, dict.fromkeys(self.weights, passes)
         for masked in self.masked.values():
             masked.grad = None
 
     def state(self) -> dict[str, Tensor]:
-        """Logits and AdamW's state."""
-        return {"logits": self.logits.detach()} | self.optimizer.state[self.logits]
+        """Logits and optimizer state."""
+        return {"logits": self.logits.detach()} | self.optimizer.state()
 
     @torch.no_grad()
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Take back a `state`."""
+        """Continue with a `state` that was saved."""
         on_device = {name: part.to(self.logits.device) for name, part in state.items()}
         self.logits.copy_(on_device.pop("logits"))
-        self.optimizer.state[self.logits] = on_device
+        self.optimizer.restore(on_device)
 
     @torch.no_grad()
-    def _arrived(self, name: str, masked: Tensor) -> None:
-        """Take over the gradient of one masked matrix; after the last one, turn them into those of the logits and step."""
+    def take_gradient(self, name: str, masked: Tensor) -> None:
+        """The hook that torch calls when the gradient by a masked matrix has come; after the last one, update the logits.
+
+        Args:
+            name: of the matrix.
+            masked: its masked weights, whose gradient is taken over, so that it is freed at once.
+        """
         gradient, masked.grad = masked.grad, None
         if self.updated:
             return
         if self.gradient is None:
             self.gradient = torch.empty_like(self.logits)
         part = dict(self.split(self.gradient))[name]
-        before = part if self.awaited[name] < self.passes else part.new_tensor(self.beta * self.penalty)
+        before = part if self.awaited[name] < self.passes else part.new_tensor(self.beta * self.penalty_per_weight)
         torch.addcmul(before, gradient, self.weights[name], value=self.beta, out=part)
         self.awaited[name] -= 1
         if not any(self.awaited.values()):
-            gate = self.fill()
+            gate = self.make_masked_weights()
             self.workspace.owner = None
             self.gradient.mul_(gate.addcmul_(gate, gate, value=-1))
-            self.logits.grad, self.gradient = self.gradient, None
-            self.optimizer.step()
-            self.logits.grad = None
+            gradient, self.gradient = self.gradient, None
+            self.optimizer.step(gradient)
             self.updated = True

@@ -1,4 +1,4 @@
-"""Interrupted mask training goes on where it was: its state lies in the store, whole and checked, until the run is done."""
+"""The state of a run of mask training, saved in the store until the run is done: an interrupted run is continued from it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from bigramlib.disk import reading, remove_leftovers, safe_tensors, written_whol
 from bigramlib.store import content_hash, set_aside
 
 EVERY_STEPS, EVERY_SECONDS = 500, 60.0
-"""A state is written after so many steps or seconds, whichever comes first,"""
+"""The state is saved after so many steps or seconds, whichever comes first."""
 WRITING_SHARE = 0.05
-"""but so seldom that writing takes at most this share of the time."""
+"""The state is saved less often where that would take more than this share of the time."""
 FORMAT = "bigramlib mask training state 3"
 FORMAT_WITH_PENALTIES = "bigramlib mask training state 2"
 """Version 0.1 added penalties to the losses: such a run goes on, judged stable or not by the steps to come alone."""
@@ -32,14 +32,14 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Run:
-    """How far a run of mask training is; with the tensors of its gates, all that later steps depend on.
+    """How far a run of mask training is: together with the tensors of its gates, all that its later steps depend on.
 
     Attributes:
         attempt: which attempt this is, from 0.
         step: optimizer steps made.
         beta: of the next step.
         converged: whether the gates are decided.
-        passes: backward passes in which a batch is taken, more than one once memory ran out.
+        passes: backward passes in which a batch is taken; more than 1 only after memory ran out.
         generator: the state of the random generator that draws batches.
         losses: the cross-entropy with the target at each step, nats, without the penalty.
         history: (step, KL in nats, kept share, undecided share).
@@ -55,21 +55,21 @@ class Run:
     history: list[tuple[int, float, float, float]] = field(default_factory=list)
 
 
-class Checkpoint:
-    """The state of one run on disk: a safetensors file with JSON metadata and a hash of both."""
+class SavedState:
+    """The file that keeps the state of one run: its gates' tensors (safetensors), its `Run` (JSON), and a hash of both."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
         self._cost = 0.0
-        self.begin(0)
+        self.count_from(0)
 
     def due(self, step: int) -> bool:
-        """Whether the state after this step should be written."""
+        """Whether the state after this step should be saved."""
         seconds = time.monotonic() - self._written
         return (step >= self._step + EVERY_STEPS or seconds >= EVERY_SECONDS) and seconds * WRITING_SHARE >= self._cost
 
     def save(self, run: Run, tensors: Mapping[str, Tensor]) -> None:
-        """Write a state in place of the one before; a disk that is full leaves that one, and training goes on."""
+        """Write a state in place of the one before. Where the disk is full, that one stays, with a warning."""
         begin = time.monotonic()
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         facts = asdict(run)
@@ -86,10 +86,10 @@ class Checkpoint:
                 error,
             )
         self._cost = time.monotonic() - begin
-        self.begin(run.step)
+        self.count_from(run.step)
 
     def load(self) -> tuple[Run, dict[str, Tensor]] | None:
-        """The state last written; None if there is none, or if it is damaged, which sets it aside.
+        """The state that was saved last; None if there is none. A damaged file is renamed with a warning, and counts as none.
 
         Raises:
             OSError, MemoryError: it cannot be read just now; it is left as it is.
@@ -119,8 +119,8 @@ class Checkpoint:
         with suppress(OSError):
             self.file.unlink()
 
-    def begin(self, step: int) -> None:
-        """Count steps and seconds from here on."""
+    def count_from(self, step: int) -> None:
+        """Count the steps and seconds until the next saving from this step and from now on."""
         self._step, self._written = step, time.monotonic()
 
 
@@ -128,7 +128,7 @@ class Checkpoint:
 def interrupts_deferred() -> Iterator[Callable[[], bool]]:
     """Within the block an interrupt (SIGINT) only makes the yielded function true; a second one interrupts as usual.
 
-    So a step is never left half done. Nothing changes where interrupts do not come: in other threads than the main one.
+    So a step is never left half done. In other threads than the main one, which no interrupt reaches, nothing changes.
     """
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or before in (None, signal.SIG_IGN):
@@ -150,7 +150,7 @@ def interrupts_deferred() -> Iterator[Callable[[], bool]]:
 
 
 def _hash(facts: dict, tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of a state, whatever the order of its tensors."""
+    """SHA-256 of a state. It does not depend on the order of the tensors."""
     parts: list[object] = [json.loads(json.dumps(facts))]
     for name in sorted(tensors):
         tensor = tensors[name]

@@ -1,22 +1,65 @@
-"""Weights that do not change the loss, such as those of a dead layer, named at the first step of a search."""
+"""When mask training ends, and how a run is judged.
+
+1. A run ends when its gates are decided (`count_gates`, `are_decided`), or after `SparsifyConfig.steps` steps.
+2. A run whose losses jumped and stayed high is unstable (`is_unstable`), and is repeated (`SparsifyConfig.attempts`).
+3. The first step names the matrices of which no weight changes the loss, and fails if all are such (`gradients_watched`).
+"""
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from bigramlib.models.language_model import LanguageModel
+from bigramlib.training.gates import Gates
 
+CHECK_EVERY = 10
+"""Steps between two looks at whether the gates are decided."""
 log = logging.getLogger(__name__)
+
+
+@torch.no_grad()
+def count_gates(gates: Gates, beta: float) -> tuple[int, int]:
+    """(kept, undecided): how many gates lie above 0.9, and how many between 0.1 and 0.9, at this beta and the logits of now."""
+    threshold = math.log(9) / beta
+    kept = sum(int((block.logits > threshold).sum()) for block in gates.blocks.values())
+    return kept, sum(int((block.logits.abs() < threshold).sum()) for block in gates.blocks.values())
+
+
+def are_decided(kept: int, undecided: int, undecided_share: float) -> bool:
+    """Whether undecided gates (0.1 to 0.9) are at most this share of the kept ones (above 0.9), which ends a run."""
+    return undecided <= undecided_share * kept
+
+
+def is_unstable(losses: list[float]) -> bool:
+    """Whether the losses of a run jumped and stayed high (the rule of the paper's release).
+
+    A jump is a rise by 0.25 nats, or by a quarter, over the mean of the 10 steps before (of all before, where they are fewer).
+    It can come from the second step on. It is forgiven if a loss as low as that mean comes again before the last 100 steps.
+
+    Args:
+        losses: the cross-entropy with the target at each step, nats.
+    """
+    curve = np.asarray(losses, dtype=float)
+    steps = np.arange(1, len(curve))
+    sums = np.concatenate([[0.0], np.cumsum(curve)])
+    first = np.maximum(0, steps - 10)
+    before = (sums[steps] - sums[first]) / (steps - first)
+    jumps = np.flatnonzero((curve[1:] > before + 0.25) | (curve[1:] > before * 1.25))
+    settled = curve[: max(0, len(curve) - 100)]
+    return any(not (settled[1 + jump :] <= before[jump]).any() for jump in jumps)
 
 
 @contextmanager
 def gradients_watched(masked: Mapping[str, Tensor], model: LanguageModel) -> Iterator[None]:
-    """Watch a step: warn of matrices of which no weight changes the loss, and raise if no matrix does.
+    """Within the block, watch the gradients of one step; at its end, warn of matrices of which no weight changes the loss.
 
     Args:
         masked: the masked weights by parameter name, leaves of the step's backward passes.

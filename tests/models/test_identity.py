@@ -52,8 +52,8 @@ def test_a_corrected_configuration_makes_another_model(tokenizer, tmp_path, corp
     with found.transplanted(second).applied(second):
         pass
     trainings = []
-    original = training._train
-    monkeypatch.setattr(training, "_train", lambda *given: trainings.append(given) or original(*given))
+    original = training.train
+    monkeypatch.setattr(training, "train", lambda *given: trainings.append(given) or original(*given))
     find_subnetwork(second, table, corpus, QUICK)
     assert len(trainings) == 1
     assert find_subnetwork(load_model(tmp_path / "first"), table, corpus, QUICK).hash == found.hash
@@ -86,7 +86,7 @@ def test_what_the_tokenizer_puts_first_is_part_of_the_model(tokenizer, corpus, t
     begun = LanguageModel(plain.name, plain.hf, with_first(tokenizer, tokenizer.eos_token))
     assert begun.hash != plain.hash and begun.weights_hash == plain.weights_hash
     found = find_subnetwork(plain, table, corpus, QUICK)
-    monkeypatch.setattr(training, "_train", None)
+    monkeypatch.setattr(training, "train", None)
     with pytest.raises(TypeError):
         find_subnetwork(begun, table, corpus, QUICK)
     with pytest.raises(ValueError, match="first token is another"):

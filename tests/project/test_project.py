@@ -4,6 +4,7 @@ import ast
 import csv
 import re
 import tomllib
+from importlib.util import resolve_name
 from pathlib import Path
 
 import nbformat
@@ -64,6 +65,24 @@ def test_every_dependency_is_pinned():
     wanted = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
     names = {re.split("[<>=]", name)[0].lower().replace("_", "-") for names in wanted for name in names}
     assert names <= set(constraints())
+
+
+def imported(file: Path) -> set[str]:
+    """What a module of the package imports: module names, those of relative imports in full."""
+    package = ".".join(file.relative_to(ROOT).with_suffix("").parts[:-1])
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(resolve_name("." * node.level + (node.module or ""), package))
+    return names
+
+
+def test_no_module_of_the_package_imports_the_package_root():
+    modules = sorted((ROOT / "bigramlib").rglob("*.py"))
+    assert "bigramlib.version" in imported(ROOT / "bigramlib" / "__init__.py")
+    assert not [file for file in modules if "bigramlib" in imported(file)]
 
 
 def test_version_is_cited():

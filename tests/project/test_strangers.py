@@ -25,7 +25,7 @@ from bigramlib.models import llama2c, packages
 from bigramlib.store import content_hash
 from bigramlib.subnetworks.file import facts_hash
 from bigramlib.subnetworks.published import read_pickle, save_published
-from bigramlib.training.run import Checkpoint, Run
+from bigramlib.training.run import Run, SavedState
 
 changes = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), min_size=1, max_size=8)
 cuts = st.none() | st.floats(0, 1)
@@ -120,10 +120,10 @@ def test_hostile_json_is_refused(half, tmp_path, text):
 def test_mutated_training_states(folder, change, cut):
     file = folder / "state.safetensors"
     run, tensors = Run(step=3, losses=[1.0, 2.0, 0.5], generator={"a": 2**100}), {"0.logits": torch.arange(9.0)}
-    checkpoint = Checkpoint(file)
-    checkpoint.save(run, tensors)
+    saved_state = SavedState(file)
+    saved_state.save(run, tensors)
     file.write_bytes(mutated(file.read_bytes(), change, cut))
-    found = checkpoint.load()
+    found = saved_state.load()
     if found is None:
         assert not file.exists() and list(folder.glob("state.safetensors.damaged*"))
     else:

@@ -23,7 +23,8 @@ from bigramlib.store import store_folder
 from bigramlib.targets.table_divergence import BoundTable
 from bigramlib.training import run as resume
 from bigramlib.training import search as training
-from bigramlib.training.run import Checkpoint, Run, interrupts_deferred
+from bigramlib.training.run import Run, SavedState, interrupts_deferred
+from bigramlib.training.step import is_out_of_memory
 
 KILLS = 20
 LONG = SparsifyConfig(sparsity_penalty=1.0, steps=200, batch_size=2, sequence_length=16, undecided_share=-1.0)
@@ -158,7 +159,7 @@ class EndingError(Exception):
 @contextmanager
 def cut(step: int, attempt: int = 0):
     """Within the block training ends with an error after a step, whose state has been written."""
-    original = Checkpoint.save
+    original = SavedState.save
 
     def save(self, run, tensors):
         original(self, run, tensors)
@@ -168,7 +169,7 @@ def cut(step: int, attempt: int = 0):
     with pytest.MonkeyPatch.context() as patch, pytest.raises(EndingError):
         patch.setattr(resume, "EVERY_STEPS", 1)
         patch.setattr(resume, "WRITING_SHARE", 1e9)
-        patch.setattr(Checkpoint, "save", save)
+        patch.setattr(SavedState, "save", save)
         yield
 
 
@@ -241,7 +242,7 @@ def test_a_run_that_version_0_1_began_goes_on_to_the_same_bits(model, table, cor
     with monkeypatch.context() as earlier, cut(7):
         earlier.setattr(resume, "FORMAT", resume.FORMAT_WITH_PENALTIES)
         find_subnetwork(model, table, corpus, QUICK)
-    run, _ = resume.Checkpoint(next(store_folder("unfinished").iterdir())).load()
+    run, _ = SavedState(next(store_folder("unfinished").iterdir())).load()
     assert run.step == 7 and run.losses == []
     assert find_subnetwork(model, table, corpus, QUICK).hash == whole.hash
 
@@ -249,19 +250,19 @@ def test_a_run_that_version_0_1_began_goes_on_to_the_same_bits(model, table, cor
 def test_states_are_written_by_steps_and_by_seconds_but_not_without_end(tmp_path, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(resume.time, "monotonic", lambda: now[0])
-    checkpoint = Checkpoint(tmp_path / "state.safetensors")
-    assert not checkpoint.due(499) and checkpoint.due(500)
+    saved_state = SavedState(tmp_path / "state.safetensors")
+    assert not saved_state.due(499) and saved_state.due(500)
     now[0] = 59.0
-    assert not checkpoint.due(1)
+    assert not saved_state.due(1)
     now[0] = 60.0
-    assert checkpoint.due(1)
+    assert saved_state.due(1)
     monkeypatch.setattr(resume, "save_file", lambda *_, **__: now.__setitem__(0, now[0] + 30.0))
     monkeypatch.setattr(resume, "written_whole", lambda path: interrupts_deferred())
-    checkpoint.save(Run(step=1), {})
+    saved_state.save(Run(step=1), {})
     now[0] += 590.0
-    assert not checkpoint.due(10_000)
+    assert not saved_state.due(10_000)
     now[0] += 10.0
-    assert checkpoint.due(10_000)
+    assert saved_state.due(10_000)
 
 
 @pytest.fixture
@@ -376,4 +377,4 @@ def test_another_error_is_not_taken_for_lack_of_memory(model, table, corpus, sta
 def test_the_allocator_of_the_host_says_what_is_looked_for():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**55)
-    assert training.is_out_of_memory(caught.value)
+    assert is_out_of_memory(caught.value)

@@ -16,16 +16,19 @@ from torch.nn import functional
 from bigramlib import ModelTarget, SparsifyConfig, Subnetwork, TokenCorpus, find_subnetwork
 from bigramlib.store import store_folder
 from bigramlib.training import search as training
-from bigramlib.training.batches import flattened_sample
+from bigramlib.training.batches import batches, flattened_sample
 from bigramlib.training.config import fast_precision
-from bigramlib.training.run import Checkpoint, Run
-from bigramlib.training.search import is_unstable
+from bigramlib.training.gates import Gates
+from bigramlib.training.loop import train
+from bigramlib.training.run import Run, SavedState
+from bigramlib.training.step import OptimizerStep
+from bigramlib.training.stopping import CHECK_EVERY, count_gates, is_unstable
 
 
 def trained(model, target, corpus, config) -> tuple[Subnetwork, list[float]]:
     """One run from its beginning: the subnetwork and the cross-entropy of each step."""
     run = Run()
-    return training._train(model, target, corpus, config, run, None, Checkpoint(store_folder("unfinished") / "run")), run.losses
+    return train(model, target, corpus, config, run, None, SavedState(store_folder("unfinished") / "run")), run.losses
 
 
 QUICK = SparsifyConfig(sparsity_penalty=1.0, steps=30, batch_size=2, sequence_length=16, learning_rate=0.05)
@@ -39,7 +42,7 @@ def test_steps_equal_hand_written_ones(tokenizer, corpus, table, flattening, log
     model.maskable["model.layers.0.mlp.up_proj.weight"][0, :5] = 0.0
     config = replace(QUICK, steps=4, flattening=flattening, final_beta=16.0)
     found, losses = trained(model, table, corpus, config)
-    draw = training.batches(corpus, config, np.random.default_rng([config.seed, 0]))
+    draw = batches(corpus, config, np.random.default_rng([config.seed, 0]))
     logits = {name: torch.where(weight == 0, -1e6, 0.0).requires_grad_() for name, weight in model.maskable.items()}
     n = sum(weight.numel() for weight in logits.values())
     optimizer = torch.optim.AdamW(logits.values(), lr=config.learning_rate)
@@ -109,7 +112,7 @@ def test_same_seed_same_bits_another_seed_other_bits(model, table, corpus, monke
 
 def test_asking_again_returns_the_stored_subnetwork_and_any_change_trains_another(model, table, corpus, monkeypatch):
     stored = find_subnetwork(model, table, corpus, QUICK)
-    monkeypatch.setattr(training, "_train", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(training, "train", lambda *_: pytest.fail("trained"))
     assert find_subnetwork(model, table, corpus, QUICK).hash == stored.hash
     for changed in ((model, table.unigram(), corpus, QUICK), (model, table, corpus, replace(QUICK, sparsity_penalty=2.0))):
         with pytest.raises(pytest.fail.Exception, match="trained"):
@@ -153,7 +156,7 @@ def test_a_config_out_of_range_is_refused(field, value, message):
 
 def test_equal_penalties_make_equal_runs_whatever_their_type(model, table, corpus, monkeypatch):
     found = find_subnetwork(model, table, corpus, replace(QUICK, sparsity_penalty=1.0))
-    monkeypatch.setattr(training, "_train", None)
+    monkeypatch.setattr(training, "train", None)
     assert find_subnetwork(model, table, corpus, replace(QUICK, sparsity_penalty=1)).kept == found.kept
 
 
@@ -294,7 +297,7 @@ def test_power_one_draws_in_proportion_so_that_the_weights_are_equal():
 
 def test_batch_weights_sum_to_one(corpus):
     for flattening in (None, 0.5):
-        _, weights = training.batches(corpus, replace(QUICK, flattening=flattening), np.random.default_rng(0))()
+        _, weights = batches(corpus, replace(QUICK, flattening=flattening), np.random.default_rng(0))()
         assert weights.sum() == pytest.approx(1)
 
 
@@ -302,37 +305,37 @@ def test_a_weight_that_is_exactly_zero_starts_closed_and_still_counts(tokenizer)
     model = build("gpt_neox", tokenizer)
     name = model.architecture.maskable[0]
     model.maskable[name][0, :5] = 0.0
-    gates = training._Gates(model, QUICK)
-    gates.close(1.0)
+    gates = Gates(model, QUICK)
+    gates.begin_step(1.0)
     gates.hidden(torch.zeros(1, 1, dtype=torch.long))
     assert (next(iter(gates.blocks.values())).logits[:5] == -1e6).all()
-    assert gates.n == sum(weight.numel() for weight in model.maskable.values())
-    assert gates.mean() == pytest.approx(0.5 * (gates.n - 5) / gates.n)
+    assert gates.total == sum(weight.numel() for weight in model.maskable.values())
+    assert gates.mean() == pytest.approx(0.5 * (gates.total - 5) / gates.total)
 
 
 @pytest.mark.parametrize(("undecided", "stops"), [(2, True), (3, False)])
 def test_training_stops_when_undecided_gates_are_few_beside_the_gates_that_are_on(
     model, table, corpus, monkeypatch, undecided, stops
 ):
-    monkeypatch.setattr(training._Gates, "decided", lambda self, beta: (200, undecided))
+    monkeypatch.setattr("bigramlib.training.loop.count_gates", lambda gates, beta: (200, undecided))
     found = find_subnetwork(model, table, corpus, replace(QUICK, undecided_share=0.01))
     assert found.provenance["converged"] is stops
-    assert found.provenance["steps"] == (training.CHECK_EVERY if stops else QUICK.steps)
+    assert found.provenance["steps"] == (CHECK_EVERY if stops else QUICK.steps)
 
 
 def test_gates_are_decided_at_a_tenth_and_nine_tenths(tokenizer):
-    gates = training._Gates(build("gpt_neox", tokenizer), QUICK)
+    gates = Gates(build("gpt_neox", tokenizer), QUICK)
     values = torch.logit(torch.tensor([0.05, 0.15, 0.5, 0.85, 0.95, 0.99])) / 8
     with torch.no_grad():
         for block in gates.blocks.values():
             block.logits.fill_(-100.0)
         block.logits[:6] = values
-    assert gates.decided(8.0) == (2, 3)
+    assert count_gates(gates, 8.0) == (2, 3)
 
 
 def test_another_corpus_or_model_trains_another(model, table, corpus, tokenizer, monkeypatch):
     find_subnetwork(model, table, corpus, QUICK)
-    monkeypatch.setattr(training, "_train", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(training, "train", lambda *_: pytest.fail("trained"))
     shorter = TokenCorpus(corpus.ids[:400], np.array([0]), VOCABULARY)
     for changed in ((build("gpt_neox", tokenizer, seed=1), corpus), (model, shorter)):
         with pytest.raises(pytest.fail.Exception, match="trained"):
@@ -380,8 +383,8 @@ def test_bfloat16_finds_what_float32_finds_as_well_as_another_seed_does(table, c
 
 
 def test_a_backward_pass_leaves_no_gradients_and_no_gates_behind(model, table, corpus):
-    gates = training._Gates(model, QUICK)
-    gates.close(1.0)
+    gates = Gates(model, QUICK)
+    gates.begin_step(1.0)
     ids = torch.from_numpy(corpus.ids[:32]).long().view(2, 16)
     before = [block.logits.detach().clone() for block in gates.blocks.values()]
     table.bind(model)(ids, gates.hidden(ids)).sum().backward()
@@ -392,7 +395,7 @@ def test_a_backward_pass_leaves_no_gradients_and_no_gates_behind(model, table, c
 
 
 def test_masked_weights_share_memory_and_are_made_again_as_they_were(any_model, table, corpus):
-    gates = training._Gates(any_model, QUICK)
+    gates = Gates(any_model, QUICK)
     logits = {}
     with torch.no_grad():
         for block in gates.blocks.values():
@@ -400,20 +403,20 @@ def test_masked_weights_share_memory_and_are_made_again_as_they_were(any_model, 
             logits |= {name: part.clone().requires_grad_() for name, part in block.split(block.logits)}
     ids = torch.from_numpy(corpus.ids[:32]).long().view(2, 16)
     divergence = table.bind(any_model)
-    gates.close(2.0)
+    gates.begin_step(2.0)
     divergence(ids, gates.hidden(ids)).sum().backward()
     opened = {name: torch.sigmoid(2.0 * part) for name, part in logits.items()}
     masked = {name: gate * any_model.maskable[name] for name, gate in opened.items()}
-    loss = divergence(ids, any_model.hidden(ids, masked)).sum() + gates.penalty * sum(gate.sum() for gate in opened.values())
-    loss.backward()
+    penalty = gates.penalty_per_weight * sum(gate.sum() for gate in opened.values())
+    (divergence(ids, any_model.hidden(ids, masked)).sum() + penalty).backward()
     for block in gates.blocks.values():
-        for name, moment in block.split(block.optimizer.state[block.logits]["exp_avg"]):
+        for name, moment in block.split(block.optimizer.state()["exp_avg"]):
             assert torch.allclose(moment, 0.1 * logits[name].grad, rtol=1e-3, atol=1e-7)
     assert len({part.untyped_storage().data_ptr() for part in gates.masked.values()}) == 1
 
 
 def test_gates_are_freed_with_their_tensors(model):
-    gates = training._Gates(model, QUICK)
+    gates = Gates(model, QUICK)
     logits = weakref.ref(next(iter(gates.blocks.values())).logits)
     del gates
     gc.collect()
@@ -471,23 +474,23 @@ def test_settings_may_be_numbers_of_numpy_or_texts_of_yaml(model, table, corpus,
     )
     assert given == QUICK and all(type(value) in (int, float, bool, str, type(None)) for value in vars(given).values())
     found = find_subnetwork(model, table, corpus, given)
-    monkeypatch.setattr(training, "_train", None)
+    monkeypatch.setattr(training, "train", None)
     assert find_subnetwork(model, table, corpus, QUICK).hash == found.hash
 
 
 def test_without_replacement_each_sequence_comes_once_and_a_run_goes_on_where_it_was(corpus):
     config = replace(QUICK, flattening=None, with_replacement=False, batch_size=3)
     whole = len(corpus) // config.sequence_length
-    draw = training.batches(corpus, config, np.random.default_rng([0, 0]))
+    draw = batches(corpus, config, np.random.default_rng([0, 0]))
     drawn = np.concatenate([draw()[0].numpy() for _ in range(2 * whole)])
     text = np.asarray(corpus.ids)[: whole * config.sequence_length].reshape(whole, -1)
     first, second, third = drawn[:whole], drawn[whole : 2 * whole], drawn[2 * whole : 3 * whole]
     for part in (first, second, third):
         assert sorted(map(tuple, part)) == sorted(map(tuple, text))
     assert not np.array_equal(first, text) and not np.array_equal(first, second)
-    on = training.batches(corpus, config, np.random.default_rng([0, 0]), begun=whole)
+    on = batches(corpus, config, np.random.default_rng([0, 0]), begun=whole)
     assert np.array_equal(on()[0].numpy(), drawn[3 * whole : 3 * whole + 3])
-    another = training.batches(corpus, config, np.random.default_rng([0, 1]))
+    another = batches(corpus, config, np.random.default_rng([0, 1]))
     assert not np.array_equal(another()[0].numpy(), drawn[:3])
 
 
@@ -497,15 +500,15 @@ def test_an_interrupted_run_without_replacement_ends_with_the_same_bits(model, t
     monkeypatch.setenv("BIGRAMLIB_STORE", str(tmp_path / "another"))
     monkeypatch.setattr("bigramlib.training.run.EVERY_STEPS", 1)
     monkeypatch.setattr("bigramlib.training.run.WRITING_SHARE", 1e9)
-    steps = training._Steps.take
+    take = OptimizerStep.take
 
     def interrupted(self, *arguments):
         if self.run.step == 17:
             raise KeyboardInterrupt
-        return steps(self, *arguments)
+        return take(self, *arguments)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(training._Steps, "take", interrupted)
+        patched.setattr(OptimizerStep, "take", interrupted)
         find_subnetwork(model, table, corpus, config)
     assert find_subnetwork(model, table, corpus, config).hash == whole.hash
 
@@ -525,7 +528,7 @@ def test_stability_is_judged_on_the_cross_entropy_of_every_kind_of_target(model,
     config = replace(QUICK, steps=2, flattening=None)
     for target in (table, ModelTarget(model)):
         _, losses = trained(model, target, corpus, config)
-        ids, _ = training.batches(corpus, config, np.random.default_rng([config.seed, 0]))()
+        ids, _ = batches(corpus, config, np.random.default_rng([config.seed, 0]))()
         with torch.no_grad():
             logits = model.unembed(model.hidden(ids))
             dense = (
@@ -549,20 +552,20 @@ def test_a_target_without_an_entropy_is_judged_by_its_kl(model, table, corpus):
     config = replace(QUICK, steps=2, flattening=None)
     _, bare = trained(model, Bare(), corpus, config)
     _, whole = trained(model, table, corpus, config)
-    ids, weights = training.batches(corpus, config, np.random.default_rng([config.seed, 0]))()
+    ids, weights = batches(corpus, config, np.random.default_rng([config.seed, 0]))()
     assert bare[0] + float((table.bind(model).entropy(ids) * weights).sum()) == pytest.approx(whole[0])
 
 
 def test_a_model_edited_while_its_mask_is_trained_stores_nothing(tokenizer, table, corpus, monkeypatch):
     model = build("gpt_neox", tokenizer)
-    original = training._train
+    original = training.train
 
     def editing(*arguments):
         found = original(*arguments)
         next(iter(model.maskable.values())).data.mul_(2)
         return found
 
-    monkeypatch.setattr(training, "_train", editing)
+    monkeypatch.setattr(training, "train", editing)
     with pytest.raises(ValueError, match="was changed while its mask was trained, so nothing was stored"):
         find_subnetwork(model, table, corpus, QUICK)
     assert not list(store_folder("subnetworks").iterdir())
@@ -571,7 +574,7 @@ def test_a_model_edited_while_its_mask_is_trained_stores_nothing(tokenizer, tabl
 def test_a_subnetwork_of_an_earlier_version_on_weights_alone_is_told_of_and_not_taken(model, table, corpus, caplog):
     found = find_subnetwork(model, table, corpus, QUICK)
     facts = {name: value for name, value in found.provenance.items() if name != "model_hash"}
-    key = training._key({name: facts[name] for name in ("weights_hash", "target_hash", "corpus_hash", "config")})
+    key = training.store_key({name: facts[name] for name in ("weights_hash", "target_hash", "corpus_hash", "config")})
     (file,) = store_folder("subnetworks").iterdir()
     replace(found, provenance=facts).save(file.with_name(f"{key}.safetensors"))
     file.unlink()
@@ -579,13 +582,24 @@ def test_a_subnetwork_of_an_earlier_version_on_weights_alone_is_told_of_and_not_
     assert f"{key}.safetensors' was found by an earlier version" in caplog.text
 
 
+def test_a_subnetwork_records_what_is_known_of_its_model_and_its_key_does_not_depend_on_where_that_came_from(
+    model, table, corpus
+):
+    provenance = find_subnetwork(model, table, corpus, QUICK).provenance
+    assert provenance | model.facts() == provenance
+    assert provenance["model_hash"] == model.hash
+    (file,) = store_folder("subnetworks").iterdir()
+    elsewhere = model.facts() | {"model": "another name", "model_source": "elsewhere", "model_revision": "2"}
+    assert training.store_key(training.key_facts(elsewhere, table, corpus, QUICK)) == file.stem
+
+
 def test_no_gate_makes_subnormal_numbers_and_none_that_counts_is_lost(model):
-    gates = training._Gates(model, QUICK)
+    gates = Gates(model, QUICK)
     block = next(iter(gates.blocks.values()))
     with torch.no_grad():
         block.logits.copy_(torch.linspace(-1.0, 1.0, block.logits.numel()))
-    gates.close(90.0)
-    made = block.fill().clone()
+    gates.begin_step(90.0)
+    made = block.make_masked_weights().clone()
     exact = torch.sigmoid(block.logits.detach() * 90.0)
     assert ((made == 0) | (made >= 1e-20)).all() and (made == 0).any()
     assert torch.equal(made[exact >= 1e-20], exact[exact >= 1e-20])

@@ -1,0 +1,79 @@
+"""The training loop: one run of mask training, from its beginning or its saved state to its end."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bigramlib.models.language_model import LanguageModel
+from bigramlib.numeric import full_precision
+from bigramlib.progress import tqdm
+from bigramlib.subnetworks.subnetwork import Subnetwork
+from bigramlib.targets.target import Target
+from bigramlib.text.corpus import TokenCorpus
+from bigramlib.training.batches import batches
+from bigramlib.training.config import SparsifyConfig
+from bigramlib.training.gates import Gates
+from bigramlib.training.run import Run, SavedState, interrupts_deferred
+from bigramlib.training.step import OptimizerStep
+from bigramlib.training.stopping import CHECK_EVERY, are_decided, count_gates
+
+
+@torch.inference_mode(False)
+@torch.enable_grad()
+@full_precision()
+def train(
+    model: LanguageModel,
+    target: Target,
+    corpus: TokenCorpus,
+    config: SparsifyConfig,
+    run: Run,
+    tensors: dict[str, Tensor] | None,
+    saved_state: SavedState,
+) -> Subnetwork:
+    """Train a mask until its gates are decided or the steps are used up; returns the subnetwork that it keeps.
+
+    Args:
+        model: the frozen model.
+        target: what the subnetwork should predict.
+        corpus: training text.
+        config: the schedule.
+        run: how far the run is; updated at each step.
+        tensors: the gates of a run that is continued; None at its beginning.
+        saved_state: where the state is saved at times, and when an interrupt comes.
+    """
+    generator = np.random.default_rng([config.seed, run.attempt])
+    draw = batches(corpus, config, generator, run.step)
+    gates = Gates(model, config)
+    step = OptimizerStep(model, target.bind(model), gates, config, run)
+    if tensors is not None:
+        gates.restore(tensors)
+        generator.bit_generator.state = run.generator
+    saved_state.count_from(run.step)
+    progress = tqdm(total=config.steps, initial=run.step, desc=f"lambda {config.sparsity_penalty:g}", unit="step")
+    with progress, interrupts_deferred() as interrupted:
+        while run.step < config.steps and not run.converged:
+            ids, weights = (part.to(model.device) for part in draw())
+            kl, entropy = step.take(ids, weights)
+            run.losses.append(kl + entropy)
+            run.beta *= config.final_beta ** (1 / config.steps)
+            run.step += 1
+            progress.update()
+            if run.step % CHECK_EVERY == 0 or run.step == config.steps:
+                _check_gates(run, gates, config, kl)
+                kept, undecided = run.history[-1][2:]
+                progress.set_postfix(KL=f"{kl:.3f}", density=f"{kept:.3%}", undecided=f"{undecided:.3%}")
+            if interrupted() or saved_state.due(run.step):
+                run.generator = dict(generator.bit_generator.state)
+                saved_state.save(run, gates.state())
+            if interrupted():
+                raise KeyboardInterrupt(f"Training was interrupted after step {run.step}; the same call goes on from there.")
+    return Subnetwork(gates.masks(), model.architecture)
+
+
+def _check_gates(run: Run, gates: Gates, config: SparsifyConfig, kl: float) -> None:
+    """Record a step's KL (nats) and the shares of kept and undecided gates, and whether the gates are decided."""
+    kept, undecided = count_gates(gates, run.beta)
+    run.history.append((run.step, kl, kept / gates.total, undecided / gates.total))
+    run.converged = are_decided(kept, undecided, config.undecided_share)
