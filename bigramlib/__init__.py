@@ -2,7 +2,8 @@
 
 __version__ = "0.2.0"
 
-from bigramlib.analysis.evaluate import Evaluation, ablate, evaluate, frontier
+from bigramlib.analysis.controls import ablate, frontier
+from bigramlib.analysis.evaluate import Evaluation, evaluate
 from bigramlib.models.language_model import LanguageModel
 from bigramlib.models.loading import load_model, randomly_initialized
 from bigramlib.subnetworks.subnetwork import Subnetwork
