@@ -70,7 +70,6 @@ class ResidualMoments:
         model.check_vocabulary(corpus)
         current, _, _ = corpus.windows(sequence_length, max_tokens)
         last = model.architecture.layers
-        boundaries = range(last + 1)
         for batch, stream in residual_stream(model, current, subnetwork, batch_size):
             embedded = model.hf.get_input_embeddings()(torch.from_numpy(current[batch]).to(stream.device))
             if batch.start == 0:
@@ -78,28 +77,16 @@ class ResidualMoments:
                 entry = 0 if torch.equal(stream[0], embedded) else last + 1
             activations = (torch.cat([stream, embedded[None]]) if entry else stream).flatten(1, 2).double()
             if batch.start == 0:
-                # Sums are taken about the first batch's mean, so that centring them at the end cancels almost nothing.
-                shift = activations.mean(1, keepdim=True)
-                total = torch.zeros_like(shift)
-                products = {pair: shift.new_zeros(shift.shape[-1], shift.shape[-1]) for pair in _pairs(last, entry)}
-            activations -= shift
-            total += activations.sum(1, keepdim=True)
-            for (row, column), product in products.items():
-                product.addmm_(activations[row].T, activations[column])
-        offset = total / current.size
-        for (row, column), product in products.items():
-            product.addmm_(offset[row].T, offset[column], alpha=-current.size)
-
-        def moments(columns: Iterable[int]) -> Float[Tensor, "boundaries d_model d_model"]:
-            pairs = zip(boundaries, columns, strict=True)
-            return torch.stack([products[pair] if pair in products else products[pair[::-1]].T for pair in pairs]).cpu()
-
+                sums = _CentredSums(activations, _pairs(last, entry))
+            sums.add(activations)
+        sums.centre()
+        boundaries = range(last + 1)
         targets: dict[int | str, int] = {"input": entry, last - 1: last - 1, last: last}
         return cls(
             n=current.size,
-            mean=(shift + offset)[: last + 1, 0].cpu(),
-            scatter=moments(boundaries),
-            cross={target: moments([place] * len(boundaries)) for target, place in targets.items()},
+            mean=sums.mean[: last + 1].cpu(),
+            scatter=sums.products_of(boundaries, boundaries),
+            cross={target: sums.products_of(boundaries, [row] * len(boundaries)) for target, row in targets.items()},
             token_counts=np.bincount(current.ravel(), minlength=model.vocabulary_size),
             subnetwork=subnetwork,
             corpus_hash=corpus.hash,
@@ -109,6 +96,45 @@ class ResidualMoments:
     def layers(self) -> int:
         """Number of layers; there is one boundary more."""
         return len(self.mean) - 1
+
+
+class _CentredSums:
+    """The mean of each row of activations, and sums over tokens of the products of chosen pairs of rows, batch by batch.
+
+    A row is a layer boundary, or the token embeddings where they are not one. Sums are taken about the first batch's mean, so
+    that centring them at the end cancels almost nothing.
+
+    Attributes:
+        mean: [rows, d_model]; the first batch's until the sums are centred.
+        products: by pair of rows (a, b): [d_model, d_model], X_a^T X_b.
+    """
+
+    def __init__(self, first: Float[Tensor, "rows tokens d_model"], pairs: Iterable[tuple[int, int]]) -> None:
+        self.mean = first.mean(1)
+        self.products = {pair: first.new_zeros(first.shape[-1], first.shape[-1]) for pair in pairs}
+        self._n = 0
+        self._total = torch.zeros_like(self.mean)
+
+    def add(self, activations: Float[Tensor, "rows tokens d_model"]) -> None:
+        """Add the tokens of a batch; its activations are changed in place, to save memory."""
+        activations -= self.mean[:, None]
+        self._n += activations.shape[1]
+        self._total += activations.sum(1)
+        for (a, b), product in self.products.items():
+            product.addmm_(activations[a].T, activations[b])
+
+    def centre(self) -> None:
+        """Take all sums about the mean of all tokens; nothing can be added afterwards."""
+        offset = self._total / self._n
+        self.mean = self.mean + offset
+        for (a, b), product in self.products.items():
+            product.addmm_(offset[a, None].T, offset[b, None], alpha=-self._n)
+
+    def products_of(self, rows: Iterable[int], others: Iterable[int]) -> Float[Tensor, "rows d_model d_model"]:
+        """X_a^T X_b for each row a and the other row b that goes with it, on the CPU."""
+        pairs = zip(rows, others, strict=True)
+        found = [self.products[pair] if pair in self.products else self.products[pair[::-1]].T for pair in pairs]
+        return torch.stack(found).cpu()
 
 
 def _pairs(last: int, entry: int) -> list[tuple[int, int]]:
