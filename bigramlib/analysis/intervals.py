@@ -105,7 +105,7 @@ def correlation_interval(
 def warn_of_few(*measured: np.ndarray) -> None:
     """Log once that intervals are unknown, if any of the sets of tokens measured, given by their documents, is of only one."""
     if any(np.unique(documents).size < 2 for documents in measured):
-        log.warning("Fewer than two documents have tokens to compare, so 95 %% intervals are unknown (NaN); give more text.")
+        log.warning("Fewer than two documents have tokens to compare, so 95 % intervals are unknown (NaN); give more text.")
 
 
 def _varies(values: np.ndarray) -> bool:
