@@ -14,8 +14,8 @@ factor sqrt(k / (k - 1)) of the variance of k documents; second, it is cut where
 tails than Student's t. So it is cut further out, where the normal curve has as much outside as t has, stretched by that
 factor (the expanded percentile interval: Hesterberg 2015, "What Teachers Should Know About the Bootstrap"). k is the
 effective number of documents, (sum n)^2 / sum n^2 over their numbers of tokens n (Kish 1965), because long documents carry a
-mean over tokens. So few documents have hardly any draws that far out: the cut is never beyond `OUTERMOST`, and the distance
-from there to the figure is stretched by what is missing.
+mean over tokens. Where documents are so few that hardly any draws lie that far out, the range is cut at the share
+`OUTERMOST` instead, and its distance from the figure is stretched by what is missing.
 
 Measured coverage: by simulation, with normal values, documents of equal size and of mini's unequal ones, and correlations
 within a document of 0.05 and 0.3. Intervals of means and of r hold the truth in .94 to .97 of cases from 8 documents on (r

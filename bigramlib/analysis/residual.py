@@ -1,4 +1,4 @@
-"""The residual stream as streamed second moments: one pass over running text, no activations kept (paper, finding 6)."""
+"""Means and covariances of the residual stream at each layer, in one pass that keeps no activations (paper, finding 6)."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from bigramlib.subnetworks.subnetwork import Subnetwork
 from bigramlib.text.corpus import SEQUENCE_LENGTH, TokenCorpus
 
 MOMENT_TOKENS = 131_072
+"""How much text is run unless asked otherwise."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,11 @@ class ResidualMoments:
         sequence_length: int = SEQUENCE_LENGTH,
         batch_size: int = 16,
     ) -> ResidualMoments:
-        """Stream the residual moments of a model, or of one of its subnetworks, over running text.
+        """Measure the moments of a model, or of one of its subnetworks, on running text.
 
         Args:
             model: the model.
-            corpus: text; lenses fitted to these moments are to be read on other text.
+            corpus: text; read lenses that are fitted to these moments on other text.
             subnetwork: keep only these weights; the whole model by default.
             max_tokens: at most so many tokens, spread evenly over the corpus; None for all.
             sequence_length: tokens of a sequence.
@@ -140,8 +141,8 @@ class _CentredSums:
 def _pairs(last: int, entry: int) -> list[tuple[int, int]]:
     """The (row, column) of each product to be summed, once each.
 
-    Cross moments of a target with itself are its scatter, those of two targets are transposes, and `entry`, where the token
-    embeddings are, needs no scatter unless it is a boundary.
+    The cross moments of a target with itself are its scatter, and those of two targets are each other's transposes. `entry`,
+    the row of the token embeddings, needs no scatter unless it is a boundary.
     """
     targets = {entry, last - 1, last}
     columns = {row: sorted({row, *targets}) for row in range(last + 1)}
@@ -151,9 +152,12 @@ def _pairs(last: int, entry: int) -> list[tuple[int, int]]:
 def residual_stream(
     model: LanguageModel, ids: Int[np.ndarray, "sequences pos"], subnetwork: Subnetwork | None = None, batch_size: int = 16
 ) -> Iterator[tuple[slice, Float[Tensor, "boundaries batch pos d_model"]]]:
-    """Run sequences through TransformerLens and yield, batch by batch, where it lies in `ids` and its residual stream.
+    """Run sequences through TransformerLens, batch by batch.
 
     Hooks are set on a bridged copy, never on the model, and the model's weights are masked only while it is copied.
+
+    Yields:
+        (batch, stream): which sequences of `ids` the batch holds, and their residual stream at each layer boundary.
     """
     batch_size = whole_number("batch_size", batch_size, least=1)
     with subnetwork.applied(model) if subnetwork else nullcontext():
@@ -170,10 +174,10 @@ def residual_stream(
 
 
 def covariance_similarity(moments: ResidualMoments) -> Float[np.ndarray, "boundaries boundaries"]:
-    """How alike the covariances of each two layer boundaries are: their cosine under the Frobenius product, 0 to 1.
+    """How alike the covariances of each pair of layer boundaries are: their cosine under the Frobenius product, 0 to 1.
 
-    The release does not define the measure of its figure; this one is ours. It ignores scale, and depends on the basis,
-    which all boundaries share. Boundaries that do not vary at all give NaN.
+    The release does not define the measure of its figure; this one is ours. It does not depend on scale. It does depend on
+    the basis, which all boundaries share. Boundaries that do not vary at all give NaN.
     """
     flat = moments.scatter.flatten(1)
     norm = flat.norm(dim=1)
