@@ -7,7 +7,8 @@ import pytest
 from conftest import VOCABULARY
 
 from bigramlib import Subnetwork, TokenCorpus, ablate, evaluate, frontier
-from bigramlib.analysis.circuits import build_up, follow, gains, running_text
+from bigramlib.analysis.behaviours import running_text
+from bigramlib.analysis.circuits import build_up, follow, gains
 from bigramlib.analysis.lenses import lens_report
 from bigramlib.analysis.residual import ResidualMoments
 from bigramlib.findings.style import (
