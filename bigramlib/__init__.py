@@ -1,6 +1,7 @@
 """Which few weights of a language model turn the current token into the next?"""
 
-from bigramlib.analysis.evaluate import Evaluation, ablate, evaluate, frontier
+from bigramlib.analysis.controls import ablate, frontier
+from bigramlib.analysis.evaluate import Evaluation, evaluate
 from bigramlib.models.language_model import LanguageModel
 from bigramlib.models.loading import load_model
 from bigramlib.models.random_weights import randomly_initialized

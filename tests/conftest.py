@@ -118,6 +118,31 @@ def half(model) -> Subnetwork:
     return Subnetwork(masks, model.architecture, {"sparsity_penalty": 3.0, "converged": True})
 
 
+@pytest.fixture(scope="session")
+def held_out():
+    """Three documents of random tokens, some of which `corpus` does not have."""
+    generator = np.random.default_rng(7)
+    ids = (generator.random(900) ** 2 * 260).astype(np.int64)
+    return TokenCorpus(ids, np.array([0, 130, 500]), VOCABULARY, "held out")
+
+
+@pytest.fixture(scope="session")
+def single_tokens():
+    """Documents of one token each, in which there is nothing to predict."""
+    return TokenCorpus(np.arange(300) % 200, np.arange(300), VOCABULARY, "words")
+
+
+@pytest.fixture(scope="session")
+def unseen():
+    """Text that shares no bigram with `table_of_other_text`."""
+    return TokenCorpus(np.random.default_rng(0).integers(250, VOCABULARY, 900), np.array([0, 300, 600]), VOCABULARY)
+
+
+@pytest.fixture(scope="session")
+def table_of_other_text():
+    return BigramTable.from_corpus(TokenCorpus(np.arange(400) % 100, np.array([0]), VOCABULARY))
+
+
 def token_ids(seed: int = 0, shape: tuple[int, int] = (2, 9)) -> torch.Tensor:
     return torch.randint(0, VOCABULARY, shape, generator=torch.Generator().manual_seed(seed))
 

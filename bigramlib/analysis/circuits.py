@@ -1,50 +1,24 @@
-"""A base to build on: which heads and MLPs, added to a subnetwork, buy which behaviour (paper, finding 7)."""
+"""Which attention heads and MLPs, added whole to a subnetwork, make it better at a behaviour (paper, finding 7).
+
+A bigram subnetwork serves as the base that circuits are built on. Being better at a behaviour means a lower cross-entropy on
+its tokens.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import torch
-from jaxtyping import Bool, Float, Int
 
+from bigramlib.analysis.behaviours import Behaviour, token_losses
 from bigramlib.analysis.evaluate import MAX_TOKENS, evaluate
 from bigramlib.analysis.intervals import mean_interval, warn_of_few
 from bigramlib.models.language_model import LanguageModel
-from bigramlib.numeric import full_precision
 from bigramlib.progress import tqdm
 from bigramlib.subnetworks.subnetwork import Subnetwork
 from bigramlib.targets.bigram import BigramTable
-from bigramlib.text.corpus import SEQUENCE_LENGTH, TokenCorpus
-
-BATCH = 32
-
-
-@dataclass(frozen=True)
-class Behaviour:
-    """Tokens to predict, chosen so that predicting them takes a certain ability.
-
-    Attributes:
-        name: of the behaviour.
-        ids: [sequences, pos] the text.
-        following: [sequences, pos] the token after each.
-        chosen: [sequences, pos] whose prediction counts.
-        documents: [sequences, pos] what is resampled together for intervals.
-        compared: [sequences, pos] as many tokens, in the same order, whose losses are subtracted; none by default.
-    """
-
-    name: str
-    ids: Int[np.ndarray, "sequences pos"]
-    following: Int[np.ndarray, "sequences pos"]
-    chosen: Bool[np.ndarray, "sequences pos"]
-    documents: Int[np.ndarray, "sequences pos"]
-    compared: Bool[np.ndarray, "sequences pos"] | None = None
-
-    def __post_init__(self) -> None:
-        if not self.chosen.any():
-            raise ValueError(f"No token of the behaviour {self.name!r} is chosen; give more text or a looser choice.")
+from bigramlib.text.corpus import TokenCorpus
 
 
 def evaluate_edits(
@@ -55,17 +29,17 @@ def evaluate_edits(
     *,
     max_tokens: int | None = MAX_TOKENS,
 ) -> pd.DataFrame:
-    """How bigram-like a model is with each of several edits of a subnetwork.
+    """The bigram correlation of a model with each of several edits of a subnetwork.
 
     Args:
         model: the model.
         corpus: held-out text.
         table: the bigram table.
-        edits: subnetworks by the name of what was done.
+        edits: edited subnetworks, by a name that says what was done.
         max_tokens: as in `evaluate`.
 
     Returns:
-        One row for each, in their order: edit, kept (weights), r with its 95 % interval r_low and r_high.
+        One row for each, in their order: edit (its name), kept (weights), r with its 95 % interval r_low to r_high.
     """
     rows = []
     for name, edited in edits.items():
@@ -74,72 +48,19 @@ def evaluate_edits(
     return pd.DataFrame(rows, columns=["edit", "kept", "r", "r_low", "r_high"])
 
 
-def running_text(corpus: TokenCorpus, max_tokens: int | None = 8192) -> Behaviour:
-    """Every token of held-out text that does not begin a document."""
-    ids, following, valid = corpus.windows(max_tokens=max_tokens)
-    return Behaviour("running text", ids, following, valid, corpus.documents(max_tokens=max_tokens))
-
-
-def repeated_sequences(
-    corpus: TokenCorpus, sequences: int = 64, length: int = SEQUENCE_LENGTH // 2, seed: int = 0
-) -> Behaviour:
-    """Random tokens and then the same again: only induction makes the second copy easier than the first (Olsson et al. 2022).
-
-    Tokens are drawn independently from the corpus's unigram distribution. The losses are those of the second copy, without its
-    first token, less those of the same tokens in the first copy: about zero without induction, negative with it.
-    """
-    generator = np.random.default_rng(seed)
-    once = corpus.ids[generator.integers(0, len(corpus), (sequences, length))].astype(np.int64)
-    text = np.concatenate([once, once], axis=1)
-    ids, following = text[:, :-1], text[:, 1:]
-    position, sequence = np.arange(2 * length - 1), np.arange(sequences)[:, None]
-    first, second = (np.broadcast_to(here, ids.shape) for here in (position < length - 1, position >= length))
-    return Behaviour("induction", ids, following, second, np.broadcast_to(sequence, ids.shape), compared=first)
-
-
-def inexplicable_tokens(
-    model: LanguageModel, corpus: TokenCorpus, table: BigramTable, *, margin: float = 3.0, max_tokens: int | None = 8192
-) -> Behaviour:
-    """Held-out tokens that the full model predicts at least `margin` bits better than the bigram table does.
-
-    A never-seen bigram counts with the largest finite surprisal on this text.
-    """
-    measured = evaluate(model, corpus, table, max_tokens=max_tokens)
-    finite = np.isfinite(measured.bigram_surprisals)
-    bigram_bits = np.where(finite, measured.bigram_surprisals, measured.bigram_surprisals[finite].max(initial=0.0))
-    text = running_text(corpus, max_tokens)
-    chosen = text.chosen.copy()
-    chosen[text.chosen] = bigram_bits - measured.surprisals >= margin
-    return Behaviour("bigram-inexplicable tokens", text.ids, text.following, chosen, text.documents)
-
-
-def token_losses(model: LanguageModel, subnetwork: Subnetwork, behaviour: Behaviour) -> Float[np.ndarray, " chosen"]:
-    """Cross-entropy of each chosen token, nats, less that of the compared one if any, when only the subnetwork is kept."""
-    counted = behaviour.chosen if behaviour.compared is None else behaviour.chosen | behaviour.compared
-    found = []
-    with torch.inference_mode(), full_precision(), subnetwork.applied(model):
-        for begin in range(0, len(behaviour.ids), BATCH):
-            here = slice(begin, begin + BATCH)
-            ids, following, place = (
-                torch.from_numpy(np.ascontiguousarray(part[here])).to(model.device)
-                for part in (behaviour.ids, behaviour.following, counted)
-            )
-            hidden = model.hidden(ids)[place]
-            found.append(model.log_partition(hidden) - model.logits_of(hidden, following[place]))
-    losses = np.zeros(counted.shape)
-    losses[counted] = torch.cat(found).cpu().numpy()
-    return losses[behaviour.chosen] - (0.0 if behaviour.compared is None else losses[behaviour.compared])
-
-
 def part_names(model: LanguageModel) -> list[str]:
-    """Names of all attention heads ("head 0.3": layer 0, head 3) and MLPs ("mlp 0"), for `part`."""
+    """The names of all attention heads ("head 0.3" is head 3 of layer 0) and MLPs ("mlp 0"), as `part` takes them."""
     shape = model.architecture
     heads = [f"head {layer}.{head}" for layer in range(shape.layers) for head in range(shape.heads)]
     return heads + [f"mlp {layer}" for layer in range(shape.layers)]
 
 
 def part(model: LanguageModel, name: str) -> Subnetwork:
-    """The subnetwork of one of `part_names`.
+    """The subnetwork of all weights of one attention head or MLP.
+
+    Args:
+        model: the model.
+        name: one of `part_names`.
 
     Raises:
         ValueError: there is no such part.
@@ -153,11 +74,16 @@ def part(model: LanguageModel, name: str) -> Subnetwork:
 
 
 def gains(model: LanguageModel, base: Subnetwork, behaviours: Sequence[Behaviour]) -> pd.DataFrame:
-    """What each head and each MLP, added whole to a base, buys on each behaviour.
+    """How much each head and each MLP, added whole to a base by itself, lowers the cross-entropy of each behaviour.
+
+    Args:
+        model: the model.
+        base: the subnetwork that parts are added to.
+        behaviours: what to measure.
 
     Returns:
-        One row for each behaviour and part: behaviour, part, added (weights), cross_entropy (nats per chosen token), gain
-        (by how much it fell) with its 95 % interval low, high; and a row "full model" with everything added.
+        One row for each behaviour and part, and for the part "full model", with everything added: behaviour, part, added
+        (weights), cross_entropy (nats per chosen token), gain (by how much it fell) with its 95 % interval low to high.
     """
     warn_of_few(*(behaviour.documents[behaviour.chosen] for behaviour in behaviours))
     before = {behaviour.name: token_losses(model, base, behaviour) for behaviour in behaviours}
@@ -174,14 +100,14 @@ def gains(model: LanguageModel, base: Subnetwork, behaviours: Sequence[Behaviour
 
 
 def best_head(bought: pd.DataFrame, behaviour: Behaviour) -> dict[str, str | float]:
-    """The attention head that buys most on a behaviour, as the numbers that a claim is checked by.
+    """The attention head with the largest gain on a behaviour.
 
     Args:
         bought: what `gains` returns.
         behaviour: one of those that it measured.
 
     Returns:
-        part (its name), gain (nats per chosen token) with its 95 % interval low, high, and full: the full model's gain.
+        part (its name), gain (nats per chosen token) with its 95 % interval low to high, and full: the full model's gain.
     """
     table = bought[bought.behaviour == behaviour.name].set_index("part")
     best = table.loc[table.gain[table.index.str.startswith("head")].idxmax()]
@@ -198,17 +124,18 @@ def build_up(
 ) -> pd.DataFrame:
     """Greedily add whole heads and MLPs to a base, always the one that lowers the cross-entropy most.
 
-    Every remaining part is tried at every step, so parts that only work together are found as soon as one of them helps.
+    Every remaining part is tried at every step, so a part that only works together with another is added once that one is.
 
     Args:
         model: the model.
-        base: where to begin.
-        behaviour: what to lower; take other text than what the result is judged on.
-        parts: the candidates, of `part_names`; all by default. Deep models need a choice, such as the best of `gains`.
+        base: the subnetwork to begin with.
+        behaviour: whose cross-entropy to lower. Judge the result on other text (`follow`).
+        parts: the names to choose from, of `part_names`; all by default. For deep models, which have many parts, give a few,
+            such as those with the largest `gains`.
         steps: how many to add; all by default.
 
     Returns:
-        One row for each step, the base first: step, part, kept (weights), cross_entropy (nats per chosen token).
+        A path: one row for each step, the base first: step, part, kept (weights), cross_entropy (nats per chosen token).
     """
     current, remaining = base, list(parts or part_names(model))
     steps = len(remaining) if steps is None else min(steps, len(remaining))
@@ -228,10 +155,17 @@ def build_up(
 
 
 def follow(model: LanguageModel, base: Subnetwork, path: pd.DataFrame, behaviours: Sequence[Behaviour]) -> pd.DataFrame:
-    """The cross-entropy of other behaviours along a path of `build_up`, with 95 % intervals.
+    """The cross-entropy of other behaviours, or on other text, along a path of `build_up`.
+
+    Args:
+        model: the model.
+        base: the subnetwork that the path began with.
+        path: what `build_up` returned.
+        behaviours: what to measure.
 
     Returns:
-        One row for each step and behaviour: step, part, kept, behaviour, cross_entropy, low, high (nats per chosen token).
+        One row for each step and behaviour: step, part, kept (weights), behaviour, cross_entropy (nats per chosen token) with
+        its 95 % interval low to high.
     """
     warn_of_few(*(behaviour.documents[behaviour.chosen] for behaviour in behaviours))
     current, rows = base, []
@@ -246,6 +180,10 @@ def follow(model: LanguageModel, base: Subnetwork, path: pd.DataFrame, behaviour
 
 
 def passes(path: pd.DataFrame, level: float) -> pd.Series:
-    """The row of a path from which on its cross-entropy stays at or below a level; all NaN if it ends above."""
+    """The first step of a path from which on the cross-entropy stays at or below a level (nats per chosen token).
+
+    Returns:
+        Its row; all NaN if the path ends above the level.
+    """
     staying = path[::-1].cross_entropy.le(level).cummin()[::-1]
     return path[staying].iloc[0] if staying.any() else pd.Series(np.nan, index=path.columns)

@@ -1,8 +1,9 @@
-"""Linear maps between layer boundaries, and what can be read through them: next token, current token, rotation (finding 6)."""
+"""Ridge lenses: linear maps fitted between layer boundaries, and what can be read through them (paper, finding 6)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -17,9 +18,20 @@ from bigramlib.numeric import full_precision
 from bigramlib.text.corpus import SEQUENCE_LENGTH, TokenCorpus
 
 ALPHA = 1.0
+"""The ridge penalty of the paper."""
 RECALLS = (1, 5, 10)
-MEASURES = ("dot_recall", "recall", "direct_recall")
+RECALL_MEASURES = ("dot_recall", "recall", "direct_recall")
+"""Three ways to look for the current token in what a boundary holds; each ranks the rows of the embedding matrix.
+
+- dot_recall: the release's measure. What is read through the map to the token embedding is compared by its dot product with
+  each row, both as they are.
+- recall: ours. The same, by cosine, after the text's mean embedding is taken from both. A dot product favours long rows, and
+  ridge regression shrinks what it cannot predict towards the mean, so this finds tokens that the release's measure misses.
+- direct_recall: by cosine without a map, the stream itself compared with the rows (not in the paper: a wide stream can hide
+  the token from a direct comparison and still give it to a fitted map).
+"""
 LENS_TOKENS = 16_384
+"""How much text is read unless asked otherwise."""
 
 
 def lens_report(
@@ -32,32 +44,25 @@ def lens_report(
     sequence_length: int = SEQUENCE_LENGTH,
     batch_size: int = 16,
 ) -> pd.DataFrame:
-    """Fit ridge maps from every layer boundary and read them on other text (paper, finding 6 b, c, d).
+    """Fit ridge maps from every layer boundary and read other text through them (paper, finding 6 b, c, d).
 
     Args:
         model: the model.
-        moments: to fit on; a subnetwork is read alone if they are its.
-        corpus: text to read on, other than that of the moments.
+        moments: what the maps are fitted to. If they are a subnetwork's, that subnetwork alone is read.
+        corpus: text to read, other than that of the moments.
         alpha: the ridge penalty (see `ridge_maps`).
         max_tokens: at most so many tokens, spread evenly over the corpus; None for all.
         sequence_length: tokens of a sequence.
         batch_size: sequences of a batch; a batch takes some ten times its tokens times vocabulary in bytes.
 
     Returns:
-        One row for each boundary (layer 0 is what enters the first layer), with columns
+        One row for each boundary: layer (0 is what enters the first layer) and
 
-        - layer;
-        - r (with its 95 % interval over documents, r_low, r_high), cross_entropy, kl: of the prediction read through the map
-          to the final residual, the final norm and the unembedding, with the (sub)network's own output: Pearson's r of the
-          surprisals of the text's next tokens, and means of -sum p log q and sum p log p/q in nats, p the own output;
-        - dot_recall_1, dot_recall_5, dot_recall_10: share of tokens that are among the first k read through the map to the
-          token embedding, by the release's measure: the dot product of what is read with each row of the embedding matrix,
-          both as they are; dot_recall_1 with its interval dot_recall_1_low, dot_recall_1_high;
-        - recall_1, recall_5, recall_10 (recall_1_low, recall_1_high): the same by our measure: the cosine of what is read
-          with each row, both less the mean embedding of the text. A dot product favours long rows, and what ridge regression
-          cannot predict it shrinks towards the mean, so this finds tokens that the release's measure misses;
-        - direct_recall_1, direct_recall_5, direct_recall_10: by cosine without a map, the stream itself compared with the
-          embeddings (not in the paper: a wide stream can hide the token from the eye and still give it to a fitted map);
+        - r (with its 95 % interval r_low to r_high), cross_entropy, kl: how close the next-token prediction q, read through
+          the map to the final residual, is to the (sub)network's own prediction p: Pearson's r of their surprisals of the
+          text's next tokens, and the means of -sum p log q and of sum p log p/q, nats per token;
+        - each of `RECALL_MEASURES` with _1, _5 or _10: the share of tokens that it ranks among the first 1, 5 or 10. The first
+          two have intervals, dot_recall_1_low to dot_recall_1_high and recall_1_low to recall_1_high;
         - rotation_final, rotation_input, rotation_penultimate: `rotation` of the maps to the final residual, to the token
           embedding and to the last boundary but one, degrees.
 
@@ -67,32 +72,13 @@ def lens_report(
     if corpus.hash == moments.corpus_hash:
         raise ValueError("The lenses were fitted on this very text; read them on other text, such as the evaluation split.")
     model.check_vocabulary(corpus)
-    last = moments.layers
     maps = {target: ridge_maps(moments, target, alpha) for target in moments.cross}
-    reading = _Reading(model, moments, maps[last], maps["input"])
     current, following, valid = corpus.windows(sequence_length, max_tokens)
     documents = corpus.documents(sequence_length, max_tokens)
     warn_of_few(documents)
-    batches = [
-        reading.of_batch(stream, current[batch], following[batch], valid[batch])
-        for batch, stream in residual_stream(model, current, moments.subnetwork, batch_size)
-    ]
-    own, surprisals, cross_entropies, kls, *ranks = (np.concatenate(parts, axis=-1) for parts in zip(*batches, strict=True))
-    report = pd.DataFrame({"layer": range(last + 1)})
-    report["r"] = [correlation(row, own) for row in surprisals]
-    intervals = [correlation_interval(row, own, documents[valid]) for row in surprisals]
-    report["r_low"], report["r_high"] = zip(*intervals, strict=True)
-    report["cross_entropy"] = cross_entropies.mean(axis=1)
-    report["kl"] = kls.mean(axis=1)
-    for measure, found in zip(MEASURES, ranks, strict=True):
-        for k in RECALLS:
-            report[f"{measure}_{k}"] = (found <= k).mean(axis=1)
-    for measure, found in zip(MEASURES[:2], ranks[:2], strict=True):
-        bounds = [mean_interval((row <= 1).astype(float), documents.ravel()) for row in found]
-        report[f"{measure}_1_low"], report[f"{measure}_1_high"] = np.clip(bounds, 0, 1).T
-    for name, target in (("final", last), ("input", "input"), ("penultimate", last - 1)):
-        report[f"rotation_{name}"] = [rotation(matrix) for matrix in maps[target]]
-    return report
+    found = _Reader(model, moments, maps).read(current, following, valid, batch_size)
+    columns = {"layer": range(moments.layers + 1)} | _predicted(found, documents[valid]) | _recalled(found, documents.ravel())
+    return pd.DataFrame(columns | _rotated(maps, moments.layers))
 
 
 def ridge_maps(
@@ -117,7 +103,7 @@ def ridge_maps(
 
 
 def rotation(matrix: Float[Tensor, "d_model d_model"]) -> float:
-    """How far a square map turns the plane of a typical eigenvector: median absolute argument of its eigenvalues, degrees."""
+    """How far a square map turns vectors: the median absolute angle of its complex eigenvalues, in degrees, 0 to 180."""
     return float(np.median(np.degrees(np.abs(np.angle(torch.linalg.eigvals(matrix).numpy())))))
 
 
@@ -135,13 +121,35 @@ def token_ranks(
     return scores.shape[1] - (scores < scores.gather(1, tokens[:, None])).sum(1)
 
 
-class _Reading:
-    """Reads batches of a residual stream through the maps to the final residual and to the token embedding."""
+@dataclass(frozen=True)
+class _Readings:
+    """What was read at every boundary.
 
-    def __init__(self, model: LanguageModel, moments: ResidualMoments, to_final: Tensor, to_input: Tensor) -> None:
+    Only tokens whose next token is in the same document have predictions; the current token is looked for at all positions.
+
+    Attributes:
+        own: surprisals of the next tokens by the (sub)network's own prediction, nats.
+        surprisals: the same by the prediction that is read.
+        cross_entropies: of the prediction that is read, under the own one, nats.
+        kls: from the own prediction to the one that is read, nats.
+        ranks: of the current token, from 1, by each of `RECALL_MEASURES`.
+    """
+
+    own: Float[np.ndarray, " tokens"]
+    surprisals: Float[np.ndarray, "boundaries tokens"]
+    cross_entropies: Float[np.ndarray, "boundaries tokens"]
+    kls: Float[np.ndarray, "boundaries tokens"]
+    ranks: Mapping[str, Int[np.ndarray, "boundaries positions"]]
+
+
+class _Reader:
+    """Reads a residual stream through the maps to the final residual and to the token embedding."""
+
+    def __init__(self, model: LanguageModel, moments: ResidualMoments, maps: Mapping[int | str, Tensor]) -> None:
         self.model = model
+        self.subnetwork = moments.subnetwork
         self.mean, self.to_final, self.to_input = (
-            part.to(model.device, torch.float32) for part in (moments.mean, to_final, to_input)
+            part.to(model.device, torch.float32) for part in (moments.mean, maps[moments.layers], maps["input"])
         )
         with torch.inference_mode(), full_precision():
             self.rows = model.hf.get_input_embeddings()(torch.arange(model.vocabulary_size, device=model.device))
@@ -149,18 +157,31 @@ class _Reading:
             self.mean_row = weights @ self.rows
             self.directions = torch.nn.functional.normalize(self.rows - self.mean_row)
 
+    def read(
+        self,
+        current: Int[np.ndarray, "sequences pos"],
+        following: Int[np.ndarray, "sequences pos"],
+        valid: Bool[np.ndarray, "sequences pos"],
+        batch_size: int,
+    ) -> _Readings:
+        """Run the text and read every boundary, batch by batch."""
+        batches = [
+            self._of_batch(stream, current[batch], following[batch], valid[batch])
+            for batch, stream in residual_stream(self.model, current, self.subnetwork, batch_size)
+        ]
+        own, surprisals, cross_entropies, kls, *ranks = (np.concatenate(parts, axis=-1) for parts in zip(*batches, strict=True))
+        return _Readings(own, surprisals, cross_entropies, kls, dict(zip(RECALL_MEASURES, ranks, strict=True)))
+
     @torch.inference_mode()
     @full_precision()
-    def of_batch(
+    def _of_batch(
         self,
         stream: Float[Tensor, "boundaries batch pos d_model"],
         current: Int[np.ndarray, "batch pos"],
         following: Int[np.ndarray, "batch pos"],
         valid: Bool[np.ndarray, "batch pos"],
     ) -> Sequence[np.ndarray]:
-        """(own surprisals [tokens], surprisals, cross-entropies, KLs [boundaries, tokens], all in nats where the next token
-        is in the same document; ranks by each of `MEASURES` [boundaries, batch * pos]).
-        """
+        """The fields of `_Readings` in their order, for one batch; the ranks by each of `RECALL_MEASURES` come last."""
         keep = torch.from_numpy(valid.ravel()).to(stream.device)
         tokens, targets = (torch.from_numpy(ids.ravel()).to(stream.device) for ids in (current, following))
         targets = targets[keep, None]
@@ -185,3 +206,32 @@ class _Reading:
 
     def _log_probabilities(self, final_residual: Float[Tensor, "tokens d_model"]) -> Float[Tensor, "tokens vocab"]:
         return self.model.unembed(self.model.final_norm(final_residual)).log_softmax(-1)
+
+
+def _predicted(found: _Readings, documents: Int[np.ndarray, " tokens"]) -> dict[str, object]:
+    """The columns of `lens_report` about the next token."""
+    intervals = [correlation_interval(row, found.own, documents) for row in found.surprisals]
+    low, high = zip(*intervals, strict=True)
+    return {
+        "r": [correlation(row, found.own) for row in found.surprisals],
+        "r_low": low,
+        "r_high": high,
+        "cross_entropy": found.cross_entropies.mean(axis=1),
+        "kl": found.kls.mean(axis=1),
+    }
+
+
+def _recalled(found: _Readings, documents: Int[np.ndarray, " positions"]) -> dict[str, object]:
+    """The columns of `lens_report` about the current token."""
+    shares = {f"{measure}_{k}": (ranks <= k).mean(axis=1) for measure, ranks in found.ranks.items() for k in RECALLS}
+    intervals = {}
+    for measure in RECALL_MEASURES[:2]:
+        bounds = [mean_interval((row <= 1).astype(float), documents) for row in found.ranks[measure]]
+        intervals[f"{measure}_1_low"], intervals[f"{measure}_1_high"] = np.clip(bounds, 0, 1).T
+    return shares | intervals
+
+
+def _rotated(maps: Mapping[int | str, Tensor], last: int) -> dict[str, object]:
+    """The columns of `lens_report` about the maps themselves."""
+    targets: dict[str, int | str] = {"final": last, "input": "input", "penultimate": last - 1}
+    return {f"rotation_{name}": [rotation(matrix) for matrix in maps[target]] for name, target in targets.items()}

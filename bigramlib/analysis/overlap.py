@@ -17,43 +17,46 @@ from bigramlib.models.architectures import Component
 from bigramlib.subnetworks.subnetwork import Subnetwork
 
 CHUNK = 1024
+"""How many rows or columns are multiplied at a time."""
 Key = TypeVar("Key")
 
 
 def overlap_test(a: Subnetwork, b: Subnetwork) -> pd.DataFrame:
-    """Compare the overlap of two subnetworks with chance, by component and in all.
+    """Compare the overlap of two subnetworks with chance, for each component and in all.
 
-    Chance has two meanings, without any shuffling, with the numbers kept in each matrix of each subnetwork given:
+    There are two null hypotheses. Both take as given how many weights each subnetwork keeps in each matrix, and both are
+    computed without any shuffling:
 
-    - flat: the kept weights of a matrix lie anywhere in it, so the overlap is hypergeometric. Its p is exact for one matrix.
-      For several, a sum of hypergeometrics is a sum of independent Bernoullis (Vatutin & Mikhailov 1982), and p is the tail
-      of the binomial with the same mean, which bounds it from above wherever the overlap is at least the expectation + 1
+    - flat: the kept weights of a matrix may lie anywhere in it, so the overlap is hypergeometric. Its p is exact for one
+      matrix. For several, a sum of hypergeometrics is a sum of independent Bernoullis (Vatutin & Mikhailov 1982), and p is
+      the tail of the binomial with the same mean. It is an upper bound wherever the overlap is at least the expectation + 1
       (Hoeffding 1956). A normal tail would be far too small where overlaps are few.
-    - rows: one subnetwork's rows (the weights into one output unit) are permuted within each matrix, so the popularity of
-      every input is given too. Mean and variance are exact (Hoeffding 1951); p is approximate, the tail of the gamma
+    - rows: the rows of one subnetwork (the weights into one output unit) are permuted within each matrix, so how often each
+      input is kept is given too. Mean and variance are exact (Hoeffding 1951). p is approximate: the tail of the gamma
       distribution with that mean and variance. In GPT-2, which stores matrices [in, out], rows are still output units.
 
-    p is the chance of an overlap at least as large. It is given as log10, so it cannot vanish.
+    p is the probability of an overlap at least as large. It is given as log10, since p itself can be too small for a float.
 
     Returns:
         A row for each layer and component, then one for each component over all layers, then one with component "total"
         (layer is missing in both). Columns: layer, component, total (weights), kept_a, kept_b, overlap, contained (share of
-        the smaller one in the larger one), jaccard (overlap / union), and for both nulls flat_expected, flat_z, flat_log10_p,
-        rows_expected, rows_z, rows_log10_p. Shares of nothing, and z where chance leaves no choice, are NaN.
+        the smaller one that is in the larger one), jaccard (overlap / union), and for each null hypothesis the expected
+        overlap, its z score and log10 p: flat_expected, flat_z, flat_log10_p, rows_expected, rows_z, rows_log10_p. NaN are
+        shares of nothing, and z where only one overlap is possible.
 
     Raises:
         ValueError: subnetworks of models with different shapes.
     """
     _check_same_shapes(a, b)
     parts = a.architecture.components
-    matrices = [_Matrix.of(_rows(a, part), _rows(b, part)) for part in parts]
-    groups: list[tuple[int | None, str, list[_Matrix]]] = [
+    matrices = [MatrixOverlap.of(_rows(a, part), _rows(b, part)) for part in parts]
+    groups: list[tuple[int | None, str, list[MatrixOverlap]]] = [
         (part.layer, part.name, [matrix]) for part, matrix in zip(parts, matrices, strict=True)
     ]
     for name in dict.fromkeys(part.name for part in parts):
         groups.append((None, name, [matrix for part, matrix in zip(parts, matrices, strict=True) if part.name == name]))
     groups.append((None, "total", matrices))
-    rows = [{"layer": layer, "component": name} | _tested(members) for layer, name, members in groups]
+    rows = [{"layer": layer, "component": name} | compared_with_chance(members) for layer, name, members in groups]
     return pd.DataFrame(rows).astype({"layer": "Int64"})
 
 
@@ -68,12 +71,17 @@ def jaccard(a: Subnetwork, b: Subnetwork) -> float:
 
 
 def nearest_in_size(subnetwork: Subnetwork, others: Mapping[Key, Subnetwork]) -> Key:
-    """The key of the one of several subnetworks whose number of kept weights has the ratio closest to 1 with this one's.
+    """Which of several subnetworks keeps the most similar number of weights, by the ratio of the two numbers.
 
-    The first of those equally near is taken. An empty one is farther than any other, as its ratio is zero.
+    Args:
+        subnetwork: the one to compare with.
+        others: those to choose from.
+
+    Returns:
+        The key of the one whose ratio is closest to 1; of equally near ones the first. An empty one is farthest of all.
 
     Raises:
-        ValueError: nothing to choose from, or the subnetwork itself is empty, so that there is no ratio.
+        ValueError: there is nothing to choose from, or the subnetwork itself is empty, so that there is no ratio.
     """
     if not others or not subnetwork.kept:
         raise ValueError("No subnetwork is nearest in size to an empty one, or among none; give some that keep weights.")
@@ -86,8 +94,15 @@ def nearest_in_size(subnetwork: Subnetwork, others: Mapping[Key, Subnetwork]) ->
 
 
 @dataclass(frozen=True)
-class _Matrix:
-    """The overlap within one matrix, with the mean and variance that each null gives it."""
+class MatrixOverlap:
+    """The overlap of two masks of one matrix, and what each null hypothesis of `overlap_test` says about it.
+
+    Attributes:
+        total: weights of the matrix.
+        kept_a, kept_b: weights that each mask keeps.
+        overlap: weights that both keep.
+        flat, rows: (mean, variance) of the overlap under each null hypothesis.
+    """
 
     total: int
     kept_a: int
@@ -97,7 +112,8 @@ class _Matrix:
     rows: tuple[float, float]
 
     @classmethod
-    def of(cls, a: Bool[np.ndarray, "rows columns"], b: Bool[np.ndarray, "rows columns"]) -> _Matrix:
+    def of(cls, a: Bool[np.ndarray, "rows columns"], b: Bool[np.ndarray, "rows columns"]) -> MatrixOverlap:
+        """Of two masks, given with one row for each output unit."""
         n, kept_a, kept_b, overlap = a.size, *(int(np.count_nonzero(mask)) for mask in (a, b, a & b))
         variance = kept_a * kept_b * (n - kept_a) * (n - kept_b) / (n**2 * max(1, n - 1))
         flat = (kept_a * kept_b / n, variance)
@@ -107,8 +123,12 @@ class _Matrix:
 def row_shuffle_moments(a: Bool[np.ndarray, "rows columns"], b: Bool[np.ndarray, "rows columns"]) -> tuple[float, float]:
     """Exact mean and variance of the overlap of two masks over all permutations of the rows of one of them.
 
-    With M = A B^T the overlap under a permutation is sum_i M[i, permutation(i)], of mean sum(M) / R and variance
-    sum_ij d_ij^2 / (R - 1), d the doubly centred M (Hoeffding 1951). The sum needs only M's squared norm and margins.
+    Let M = A B^T, for masks of R rows. Under a permutation the overlap is the sum over i of M[i, permutation(i)]. Its mean is
+    sum(M) / R and its variance sum_ij d_ij^2 / (R - 1), where d is M less the means of its rows and columns (Hoeffding 1951).
+    The sum of squares needs only M's squared norm and its sums over rows and columns.
+
+    Returns:
+        (mean, variance).
     """
     n = len(a)
     sparse_a, sparse_b = (_sparse(mask) for mask in (a, b))
@@ -149,8 +169,8 @@ def _squared_norm(a: scipy.sparse.csr_array, b: scipy.sparse.csr_array) -> float
     )  # fmt: skip
 
 
-def _tested(members: Sequence[_Matrix]) -> dict[str, float | int]:
-    """The columns of `overlap_test` for some matrices together."""
+def compared_with_chance(members: Sequence[MatrixOverlap]) -> dict[str, float | int]:
+    """The columns of `overlap_test`, except layer and component, for one or several matrices together."""
     total, kept_a, kept_b, overlap = (
         sum(getattr(matrix, name) for matrix in members) for name in ("total", "kept_a", "kept_b", "overlap")
     )
@@ -160,13 +180,13 @@ def _tested(members: Sequence[_Matrix]) -> dict[str, float | int]:
     for null in ("flat", "rows"):
         mean, variance = (sum(getattr(matrix, null)[moment] for matrix in members) for moment in (0, 1))
         z = _ratio(overlap - mean, variance**0.5)
-        log_p = _flat_log_p(members) if null == "flat" else _gamma_log_p(overlap, mean, variance)
+        log_p = _flat_log_p(members) if null == "flat" else gamma_log_p(overlap, mean, variance)
         row |= {f"{null}_expected": mean, f"{null}_z": z, f"{null}_log10_p": min(0.0, log_p / np.log(10))}
     return row
 
 
-def _flat_log_p(members: Sequence[_Matrix]) -> float:
-    """Log of the chance of at least this overlap: exact for one matrix, binomial (see `overlap_test`) for several."""
+def _flat_log_p(members: Sequence[MatrixOverlap]) -> float:
+    """Natural logarithm of the flat p: exact for one matrix, binomial for several (see `overlap_test`)."""
     overlap, mean, variance = (
         sum(values) for values in zip(*((matrix.overlap, *matrix.flat) for matrix in members), strict=True)
     )
@@ -176,18 +196,22 @@ def _flat_log_p(members: Sequence[_Matrix]) -> float:
     else:
         chance = binom(most, min(1.0, mean / max(1, most)))
         variance = chance.var()
-    # scipy's own logsf underflows (binom) or sums to the end of the support (hypergeom). Here the sum stops 12 deviations
-    # past the larger of overlap and mean, where terms no longer count.
+    # scipy's binom.logsf is -inf below 1e-308, and its hypergeom.logsf sums to the end of the support, seconds for large
+    # matrices. This sum stops 12 standard deviations past the larger of overlap and mean, where terms no longer count.
     reach = 12 * variance**0.5 + 64
     terms = np.arange(max(overlap, int(mean - reach)), min(most, int(max(overlap, mean) + reach)) + 1)
     return float(logsumexp(chance.logpmf(terms)))
 
 
-def _gamma_log_p(overlap: int, mean: float, variance: float) -> float:
-    """Log of the chance of at least this overlap, gamma with this mean and variance; 0 (p = 1) where there is no choice.
+def gamma_log_p(overlap: int, mean: float, variance: float) -> float:
+    """Natural logarithm of the rows p: the tail, from the overlap on, of a gamma distribution with this mean and variance.
 
     Gamma tails (Pearson type III) are customary for permutation statistics. A normal one is many orders too small where
-    overlaps are few: 1e-84 for 7 with 0.1 expected.
+    overlaps are few: 1e-84 for 7 with 0.1 expected. Below 1e-290, where gammaincc and scipy's gamma.logsf underflow, an upper
+    bound of the tail stands in, which is tight so far out.
+
+    Returns:
+        The logarithm; 0 (p = 1) if the variance is 0, so that only one overlap is possible.
     """
     if not variance:
         return 0.0
@@ -195,7 +219,7 @@ def _gamma_log_p(overlap: int, mean: float, variance: float) -> float:
     tail = gammaincc(shape, x)
     if tail > 1e-290:
         return float(np.log(tail))
-    return float(shape * np.log(x) - x - gammaln(shape) - np.log(x - max(0.0, shape - 1)))  # its upper bound, tight far out
+    return float(shape * np.log(x) - x - gammaln(shape) - np.log(x - max(0.0, shape - 1)))
 
 
 def _ratio(part: float | int, whole: float | int) -> float:

@@ -1,4 +1,4 @@
-"""The residual stream as streamed second moments: one pass over running text, no activations kept (paper, finding 6)."""
+"""Means and covariances of the residual stream at each layer, in one pass that keeps no activations (paper, finding 6)."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from bigramlib.subnetworks.subnetwork import Subnetwork
 from bigramlib.text.corpus import SEQUENCE_LENGTH, TokenCorpus
 
 MOMENT_TOKENS = 131_072
+"""How much text is run unless asked otherwise."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,11 @@ class ResidualMoments:
         sequence_length: int = SEQUENCE_LENGTH,
         batch_size: int = 16,
     ) -> ResidualMoments:
-        """Stream the residual moments of a model, or of one of its subnetworks, over running text.
+        """Measure the moments of a model, or of one of its subnetworks, on running text.
 
         Args:
             model: the model.
-            corpus: text; lenses fitted to these moments are to be read on other text.
+            corpus: text; read lenses that are fitted to these moments on other text.
             subnetwork: keep only these weights; the whole model by default.
             max_tokens: at most so many tokens, spread evenly over the corpus; None for all.
             sequence_length: tokens of a sequence.
@@ -70,7 +71,6 @@ class ResidualMoments:
         model.check_vocabulary(corpus)
         current, _, _ = corpus.windows(sequence_length, max_tokens)
         last = model.architecture.layers
-        boundaries = range(last + 1)
         for batch, stream in residual_stream(model, current, subnetwork, batch_size):
             embedded = model.hf.get_input_embeddings()(torch.from_numpy(current[batch]).to(stream.device))
             if batch.start == 0:
@@ -78,28 +78,16 @@ class ResidualMoments:
                 entry = 0 if torch.equal(stream[0], embedded) else last + 1
             activations = (torch.cat([stream, embedded[None]]) if entry else stream).flatten(1, 2).double()
             if batch.start == 0:
-                # Sums are taken about the first batch's mean, so that centring them at the end cancels almost nothing.
-                shift = activations.mean(1, keepdim=True)
-                total = torch.zeros_like(shift)
-                products = {pair: shift.new_zeros(shift.shape[-1], shift.shape[-1]) for pair in _pairs(last, entry)}
-            activations -= shift
-            total += activations.sum(1, keepdim=True)
-            for (row, column), product in products.items():
-                product.addmm_(activations[row].T, activations[column])
-        offset = total / current.size
-        for (row, column), product in products.items():
-            product.addmm_(offset[row].T, offset[column], alpha=-current.size)
-
-        def moments(columns: Iterable[int]) -> Float[Tensor, "boundaries d_model d_model"]:
-            pairs = zip(boundaries, columns, strict=True)
-            return torch.stack([products[pair] if pair in products else products[pair[::-1]].T for pair in pairs]).cpu()
-
+                sums = _CentredSums(activations, _pairs(last, entry))
+            sums.add(activations)
+        sums.centre()
+        boundaries = range(last + 1)
         targets: dict[int | str, int] = {"input": entry, last - 1: last - 1, last: last}
         return cls(
             n=current.size,
-            mean=(shift + offset)[: last + 1, 0].cpu(),
-            scatter=moments(boundaries),
-            cross={target: moments([place] * len(boundaries)) for target, place in targets.items()},
+            mean=sums.mean[: last + 1].cpu(),
+            scatter=sums.products_of(boundaries, boundaries),
+            cross={target: sums.products_of(boundaries, [row] * len(boundaries)) for target, row in targets.items()},
             token_counts=np.bincount(current.ravel(), minlength=model.vocabulary_size),
             subnetwork=subnetwork,
             corpus_hash=corpus.hash,
@@ -111,11 +99,50 @@ class ResidualMoments:
         return len(self.mean) - 1
 
 
+class _CentredSums:
+    """The mean of each row of activations, and sums over tokens of the products of chosen pairs of rows, batch by batch.
+
+    A row is a layer boundary, or the token embeddings where they are not one. Sums are taken about the first batch's mean, so
+    that centring them at the end cancels almost nothing.
+
+    Attributes:
+        mean: [rows, d_model]; the first batch's until the sums are centred.
+        products: by pair of rows (a, b): [d_model, d_model], X_a^T X_b.
+    """
+
+    def __init__(self, first: Float[Tensor, "rows tokens d_model"], pairs: Iterable[tuple[int, int]]) -> None:
+        self.mean = first.mean(1)
+        self.products = {pair: first.new_zeros(first.shape[-1], first.shape[-1]) for pair in pairs}
+        self._n = 0
+        self._total = torch.zeros_like(self.mean)
+
+    def add(self, activations: Float[Tensor, "rows tokens d_model"]) -> None:
+        """Add the tokens of a batch; its activations are changed in place, to save memory."""
+        activations -= self.mean[:, None]
+        self._n += activations.shape[1]
+        self._total += activations.sum(1)
+        for (a, b), product in self.products.items():
+            product.addmm_(activations[a].T, activations[b])
+
+    def centre(self) -> None:
+        """Take all sums about the mean of all tokens; nothing can be added afterwards."""
+        offset = self._total / self._n
+        self.mean = self.mean + offset
+        for (a, b), product in self.products.items():
+            product.addmm_(offset[a, None].T, offset[b, None], alpha=-self._n)
+
+    def products_of(self, rows: Iterable[int], others: Iterable[int]) -> Float[Tensor, "rows d_model d_model"]:
+        """X_a^T X_b for each row a and the other row b that goes with it, on the CPU."""
+        pairs = zip(rows, others, strict=True)
+        found = [self.products[pair] if pair in self.products else self.products[pair[::-1]].T for pair in pairs]
+        return torch.stack(found).cpu()
+
+
 def _pairs(last: int, entry: int) -> list[tuple[int, int]]:
     """The (row, column) of each product to be summed, once each.
 
-    Cross moments of a target with itself are its scatter, those of two targets are transposes, and `entry`, where the token
-    embeddings are, needs no scatter unless it is a boundary.
+    The cross moments of a target with itself are its scatter, and those of two targets are each other's transposes. `entry`,
+    the row of the token embeddings, needs no scatter unless it is a boundary.
     """
     targets = {entry, last - 1, last}
     columns = {row: sorted({row, *targets}) for row in range(last + 1)}
@@ -125,9 +152,12 @@ def _pairs(last: int, entry: int) -> list[tuple[int, int]]:
 def residual_stream(
     model: LanguageModel, ids: Int[np.ndarray, "sequences pos"], subnetwork: Subnetwork | None = None, batch_size: int = 16
 ) -> Iterator[tuple[slice, Float[Tensor, "boundaries batch pos d_model"]]]:
-    """Run sequences through TransformerLens and yield, batch by batch, where it lies in `ids` and its residual stream.
+    """Run sequences through TransformerLens, batch by batch.
 
     Hooks are set on a bridged copy, never on the model, and the model's weights are masked only while it is copied.
+
+    Yields:
+        (batch, stream): which sequences of `ids` the batch holds, and their residual stream at each layer boundary.
     """
     batch_size = whole_number("batch_size", batch_size, least=1)
     with subnetwork.applied(model) if subnetwork else nullcontext():
@@ -144,10 +174,10 @@ def residual_stream(
 
 
 def covariance_similarity(moments: ResidualMoments) -> Float[np.ndarray, "boundaries boundaries"]:
-    """How alike the covariances of each two layer boundaries are: their cosine under the Frobenius product, 0 to 1.
+    """How alike the covariances of each pair of layer boundaries are: their cosine under the Frobenius product, 0 to 1.
 
-    The release does not define the measure of its figure; this one is ours. It ignores scale, and depends on the basis,
-    which all boundaries share. Boundaries that do not vary at all give NaN.
+    The release does not define the measure of its figure; this one is ours. It does not depend on scale. It does depend on
+    the basis, which all boundaries share. Boundaries that do not vary at all give NaN.
     """
     flat = moments.scatter.flatten(1)
     norm = flat.norm(dim=1)

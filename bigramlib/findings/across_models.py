@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from bigramlib.analysis.evaluate import ablate, frontier, smallest_reaching
+from bigramlib.analysis.controls import ablate, frontier, smallest_reaching
 from bigramlib.analysis.lenses import lens_report
 from bigramlib.analysis.residual import ResidualMoments
 from bigramlib.models.language_model import RANDOM, LanguageModel

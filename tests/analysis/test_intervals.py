@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import pearsonr
 
-from bigramlib.analysis import intervals as bootstrap
-from bigramlib.analysis.intervals import DRAWS, correlation, correlation_interval, mean_interval
+from bigramlib.analysis import intervals
+from bigramlib.analysis.intervals import DRAWS, correlation, correlation_interval, draw_documents, mean_interval
 
 UNEQUAL = [16, 48, 80, 80, 45, 82, 128, 128, 32, 16, 32, 48, 144, 17, 30, 32, 64]
 """The documents of mini's headline intervals, an eighth of their tokens."""
@@ -167,6 +167,6 @@ def test_of_many_documents_few_draws_are_in_memory_and_they_are_the_same(monkeyp
     documents = np.repeat(np.arange(300), 3)
     values = generator.normal(size=900)
     together = mean_interval(values, documents)
-    monkeypatch.setattr(bootstrap, "FEW", 10)
-    assert max(len(counts) for counts in bootstrap._drawn(300, 0)) < 100
+    monkeypatch.setattr(intervals, "KEPT_DOCUMENTS", 10)
+    assert max(len(counts) for counts in draw_documents(300, 0)) < 100
     assert mean_interval(values, documents) == pytest.approx(together, rel=1e-12)

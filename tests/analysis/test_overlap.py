@@ -11,9 +11,9 @@ from scipy.stats import hypergeom
 
 from bigramlib import Subnetwork
 from bigramlib.analysis.overlap import (
-    _gamma_log_p,
-    _Matrix,
-    _tested,
+    MatrixOverlap,
+    compared_with_chance,
+    gamma_log_p,
     jaccard,
     nearest_in_size,
     overlap_test,
@@ -39,7 +39,7 @@ def test_flat_null_equals_all_placements_of_a_4x3_mask(seed):
         placed = np.zeros(12, dtype=bool)
         placed[list(places)] = True
         overlaps.append((a.ravel() & placed).sum())
-    found = _tested([_Matrix.of(a, b)])
+    found = compared_with_chance([MatrixOverlap.of(a, b)])
     assert found["flat_expected"] == pytest.approx(np.mean(overlaps))
     assert found["flat_z"] == pytest.approx((found["overlap"] - np.mean(overlaps)) / np.std(overlaps))
     assert 10 ** found["flat_log10_p"] == pytest.approx(np.mean(np.array(overlaps) >= found["overlap"]))
@@ -50,7 +50,7 @@ def test_row_null_equals_all_permutations_of_the_rows_of_a_4x3_mask(seed):
     a, b = random_mask((4, 3), 0.5, seed), random_mask((4, 3), 0.3, seed + 100)
     overlaps = [(a & b[list(order)]).sum() for order in permutations(range(4))]
     assert row_shuffle_moments(a, b) == pytest.approx((np.mean(overlaps), np.var(overlaps)))
-    found = _tested([_Matrix.of(a, b)])
+    found = compared_with_chance([MatrixOverlap.of(a, b)])
     assert found["rows_z"] == pytest.approx((found["overlap"] - np.mean(overlaps)) / np.std(overlaps))
 
 
@@ -77,11 +77,11 @@ def test_row_p_is_close_to_the_share_of_shuffles(shape, density):
     for level in (0.5, 0.1, 0.01):
         overlap = int(np.quantile(overlaps, 1 - level))
         share = (overlaps >= overlap).mean()
-        assert 0.6 * share < np.exp(_gamma_log_p(overlap, mean, variance)) < 2 * share
+        assert 0.6 * share < np.exp(gamma_log_p(overlap, mean, variance)) < 2 * share
 
 
 def test_row_p_never_vanishes_and_goes_on_smoothly_where_the_gamma_tail_underflows():
-    log_p = np.array([_gamma_log_p(overlap, 20.0, 25.0) for overlap in range(1, 3000)])
+    log_p = np.array([gamma_log_p(overlap, 20.0, 25.0) for overlap in range(1, 3000)])
     assert (np.diff(log_p) < 0).all() and np.isfinite(log_p).all()
     assert np.abs(np.diff(log_p, 2)[1000:]).max() < 1e-3
     assert log_p[-1] < -2000
@@ -93,7 +93,7 @@ def test_flat_p_equals_scipy_where_scipy_sums_everything_and_never_vanishes():
         a, b = np.zeros((100, 50), dtype=bool), np.zeros((100, 50), dtype=bool)
         a.ravel()[:kept] = True
         b.ravel()[kept - overlap : 2 * kept - overlap] = True
-        found = _tested([_Matrix.of(a, b)])["flat_log10_p"]
+        found = compared_with_chance([MatrixOverlap.of(a, b)])["flat_log10_p"]
         assert found == pytest.approx(hypergeom.logsf(overlap - 1, 5000, kept, kept) / np.log(10), abs=1e-8)
     assert -800 < found < -600
 
@@ -109,13 +109,13 @@ def test_flat_p_of_several_matrices_bounds_the_exact_convolution(density):
     for overlap in range(int(mean) + 2, min(int(3 * mean) + 3, np.count_nonzero(exact))):
         members = [_counts(n, int(n * share_a), int(n * share_b)) for n, share_a, share_b in sizes]
         members[0] = replace(members[0], overlap=overlap)
-        found, expected = _tested(members)["flat_log10_p"], np.log10(exact[overlap:].sum())
+        found, expected = compared_with_chance(members)["flat_log10_p"], np.log10(exact[overlap:].sum())
         assert expected <= found <= 0.65 * expected
 
 
-def _counts(n: int, kept_a: int, kept_b: int) -> _Matrix:
+def _counts(n: int, kept_a: int, kept_b: int) -> MatrixOverlap:
     variance = kept_a * kept_b * (n - kept_a) * (n - kept_b) / (n**2 * (n - 1))
-    return _Matrix(n, kept_a, kept_b, 0, (kept_a * kept_b / n, variance), (0.0, 0.0))
+    return MatrixOverlap(n, kept_a, kept_b, 0, (kept_a * kept_b / n, variance), (0.0, 0.0))
 
 
 def test_rows_add_up_and_agree_with_the_masks(any_model):

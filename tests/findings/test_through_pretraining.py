@@ -1,5 +1,6 @@
 """A search in every checkpoint, compared with that of the last one."""
 
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import build
@@ -44,3 +45,8 @@ def test_r_at_a_size_lies_on_the_line_between_two_subnetworks_in_the_logarithm_o
     )
     at_size = r_at_size(points, 0.02)
     assert at_size.to_dict() == {0: pytest.approx(0.7), 8: pytest.approx(0.6)}
+
+
+def test_r_at_a_size_leaves_out_subnetworks_without_r():
+    some = pd.DataFrame({"step": [1, 1, 2], "kept": [1, 5, 5], "density": [0.01, 0.05, 0.05], "r": [np.nan, 0.9, np.nan]})
+    assert r_at_size(some, 0.01).tolist() == pytest.approx([0.9, np.nan], nan_ok=True)

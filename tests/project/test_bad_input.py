@@ -21,7 +21,8 @@ from bigramlib import (
     load_model,
 )
 from bigramlib.__main__ import check_values
-from bigramlib.analysis.circuits import Behaviour, part
+from bigramlib.analysis.behaviours import Behaviour
+from bigramlib.analysis.circuits import part
 from bigramlib.analysis.lenses import lens_report, ridge_maps
 from bigramlib.analysis.overlap import overlap_test
 from bigramlib.analysis.residual import ResidualMoments

@@ -27,7 +27,7 @@ from bigramlib import (
     load_model,
     randomly_initialized,
 )
-from bigramlib.analysis.circuits import repeated_sequences, token_losses
+from bigramlib.analysis.behaviours import repeated_sequences, token_losses
 from bigramlib.analysis.lenses import lens_report
 from bigramlib.analysis.residual import ResidualMoments
 from bigramlib.findings.across_models import survey
