@@ -2,6 +2,7 @@
 
 from bigramlib.analysis.controls import ablate, frontier
 from bigramlib.analysis.evaluate import Evaluation, evaluate
+from bigramlib.findings.study import Study
 from bigramlib.models.language_model import LanguageModel
 from bigramlib.models.loading import load_model
 from bigramlib.models.random_weights import randomly_initialized
@@ -20,6 +21,7 @@ __all__ = [
     "LanguageModel",
     "ModelTarget",
     "SparsifyConfig",
+    "Study",
     "Subnetwork",
     "TokenCorpus",
     "ablate",

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 from bigramlib.disk import written_whole
-from bigramlib.findings.claims import claims_table
 from bigramlib.findings.parameters import PARAMETERS
 from bigramlib.findings.style import figure_folder
+from bigramlib.findings.summary import claims_table
 from bigramlib.models.loading import load_model
 
 

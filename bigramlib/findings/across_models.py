@@ -1,4 +1,4 @@
-"""Every model for which the store holds bigram subnetworks, measured alike and side by side."""
+"""Notebook 10: every model for which the store holds bigram subnetworks, measured alike and side by side."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import NullFormatter
 
-from bigramlib.analysis.controls import ablate, frontier, smallest_reaching
-from bigramlib.analysis.lenses import lens_report
-from bigramlib.analysis.residual import ResidualMoments
-from bigramlib.models.language_model import RANDOM, LanguageModel
-from bigramlib.models.loading import load_model
+from bigramlib.analysis.controls import smallest_reaching
+from bigramlib.findings.study import Study
+from bigramlib.findings.style import PAPER_R
 from bigramlib.store import store_folder
+from bigramlib.subnetworks.provenance import origins
 from bigramlib.subnetworks.subnetwork import Subnetwork
-from bigramlib.targets.bigram import BigramTable
-from bigramlib.text.corpus import TokenCorpus
 from bigramlib.text.sources import check_source
 
 FACTS = {"model", "corpus", "target_hash", "sparsity_penalty", "config", "steps"}
@@ -30,36 +29,32 @@ class Surveyed:
     """A model with its bigram subnetworks in the store.
 
     Attributes:
-        model: the model.
-        train: the text on which its bigrams were counted.
-        evaluation: held-out text.
-        table: the bigram table.
-        subnetworks: by lambda; of several with the same lambda the one trained on most tokens, then of the lowest seed.
+        study: the model, the text on which its bigrams were counted, and their table.
+        subnetworks: by sparsity penalty; of several with the same one that was trained on most tokens, then of the lowest seed.
     """
 
-    model: LanguageModel
-    train: TokenCorpus
-    evaluation: TokenCorpus
-    table: BigramTable
+    study: Study
     subnetworks: dict[float, Subnetwork]
 
     def points(self, max_tokens: int) -> pd.DataFrame:
         """`frontier` of the subnetworks, with a column model."""
-        return frontier(self.model, self.subnetworks, self.evaluation, self.table, max_tokens=max_tokens).assign(
-            model=self.model.name
-        )
+        return self.study.frontier(self.subnetworks, max_tokens=max_tokens).assign(model=self.study.model.name)
 
     def summary(self, points: pd.DataFrame, max_tokens: int) -> dict[str, object]:
-        """One row about the smallest subnetwork with r > 0.95, or that with the highest r: size, place, damage and turn."""
-        best = smallest_reaching(points, 0.95)
+        """One row about the smallest subnetwork with r > 0.95, or that with the highest r: size, place, damage and turn.
+
+        Args:
+            points: what `points` gives.
+            max_tokens: held-out tokens for the damage; the moments take four times as many, the lenses a quarter.
+        """
+        study, best = self.study, smallest_reaching(points, PAPER_R)
         subnetwork = self.subnetworks[best.sparsity_penalty]
-        damage = ablate(self.model, subnetwork, self.evaluation, self.table, draws=1, max_tokens=max_tokens)
-        moments = ResidualMoments.collect(self.model, self.train, max_tokens=4 * max_tokens)
-        lens = lens_report(self.model, moments, self.evaluation, max_tokens=max_tokens // 4, batch_size=4)
+        damage = study.ablate(subnetwork, draws=1, max_tokens=max_tokens)
+        lens = study.lens_report(study.moments(max_tokens=4 * max_tokens), max_tokens=max_tokens // 4, batch_size=4)
         rises = lens.set_index("layer").r.diff().iloc[1:]
         return {
-            "model": self.model.name,
-            "parameters": sum(parameter.numel() for parameter in self.model.hf.parameters()),
+            "model": study.model.name,
+            "parameters": sum(parameter.numel() for parameter in study.model.hf.parameters()),
             "maskable": subnetwork.total,
             "full r": float(points.set_index("case").r["full"]),
             "kept": subnetwork.kept,
@@ -75,8 +70,8 @@ class Surveyed:
 def surveyed_names(wanted: Sequence[str] = ()) -> dict[str, str]:
     """Names of the models that have subnetworks in the store, with the source of their text.
 
-    Left out are random controls, checkpoints of a model whose last one is there and, with a warning, subnetworks whose text
-    cannot be read again.
+    Left out are randomly initialised controls, checkpoints of a model whose last one is there and, with a warning, subnetworks
+    whose text cannot be read again.
 
     Args:
         wanted: only these; none stands for all.
@@ -84,21 +79,22 @@ def surveyed_names(wanted: Sequence[str] = ()) -> dict[str, str]:
     Raises:
         ValueError: there are none, or one that is wanted is not there.
     """
-    found = {(facts["model"], facts["corpus"].removesuffix(" (train)")) for facts in (each.provenance for each in _stored())}
-    sources = {}
-    for name, source in sorted(found):
-        if RANDOM not in name:
-            try:
-                check_source(source)
-                sources[name] = source
-            except (ValueError, OSError) as error:
-                log.warning("Subnetworks of %r are left out of the survey: %s", name, error)
-    sources = {name: source for name, source in sorted(sources.items()) if name.split("@")[0] not in set(sources) - {name}}
-    lacking = sorted(set(wanted) - set(sources))
-    if lacking or not sources:
-        what = f"of {lacking[0]!r}, only of {', '.join(sources) or 'no model'}" if lacking else "of any model"
+    rows = [facts | origins(facts) for facts in (each.provenance for each in _stored())]
+    rows = [facts for facts in rows if facts["model_origin"] != "random"]
+    names: dict[str, str] = {}
+    for name, source in sorted({(facts["model"], facts["corpus_source"]) for facts in rows}):
+        try:
+            check_source(source)
+            names[name] = source
+        except (ValueError, OSError) as error:
+            log.warning("Subnetworks of %r are left out of the survey: %s", name, error)
+    earlier = {facts["model"] for facts in rows if facts["model_revision"] and facts["model_source"] in names}
+    names = {name: source for name, source in sorted(names.items()) if name not in earlier}
+    lacking = sorted(set(wanted) - set(names))
+    if lacking or not names:
+        what = f"of {lacking[0]!r}, only of {', '.join(names) or 'no model'}" if lacking else "of any model"
         raise ValueError(f"The store holds no bigram subnetwork {what}; run notebook 02 on it first.")
-    return {name: source for name, source in sources.items() if not wanted or name in wanted}
+    return {name: source for name, source in names.items() if not wanted or name in wanted}
 
 
 def survey(name: str, source: str, device: str = "cpu", text_column: str = "text") -> Surveyed:
@@ -107,23 +103,28 @@ def survey(name: str, source: str, device: str = "cpu", text_column: str = "text
     Raises:
         ValueError: there are none.
     """
-    model = load_model(name, device)
-    train, evaluation = model.load_corpus(source, text_column=text_column)
-    table = BigramTable.from_corpus(train)
-    model_hash, weights_hash = model.hash, model.weights_hash
+    study = Study(name, source, device, text_column=text_column)
+    known = {"target_hash": study.table.hash, "weights_hash": study.model.weights_hash}
     found: dict[float, Subnetwork] = {}
     for subnetwork in _stored():
-        facts = subnetwork.provenance
-        if (facts["target_hash"], facts["weights_hash"]) != (table.hash, weights_hash):
-            continue
-        if facts.get("model_hash", weights_hash) != model_hash:
+        facts = {"model_hash": study.model.weights_hash} | subnetwork.provenance
+        if facts["model_hash"] != study.model.hash or any(facts[key] != value for key, value in known.items()):
             continue
         penalty = facts["sparsity_penalty"]
         if penalty not in found or _effort(subnetwork) > _effort(found[penalty]):
             found[penalty] = subnetwork
     if not found:
         raise ValueError(f"The store holds no bigram subnetwork of {name!r} on {source!r}; run notebook 02 on it first.")
-    return Surveyed(model, train, evaluation, table, dict(sorted(found.items())))
+    return Surveyed(study, dict(sorted(found.items())))
+
+
+def judge(summary: pd.DataFrame) -> dict[str, bool]:
+    """What notebook 10 asks of all models together, by the rows of `Surveyed.summary` with the model as the index."""
+    damage = summary["without it, nats"] > summary["without random, nats"]
+    return {
+        "mini reaches r > 0.95": "mini" in summary[summary.r > PAPER_R].index,
+        "removing the subnetwork costs more than removing random weights, in every model": bool(damage.all()),
+    }
 
 
 def _stored() -> list[Subnetwork]:
@@ -141,3 +142,22 @@ def _effort(subnetwork: Subnetwork) -> tuple[int, int]:
     config = subnetwork.provenance["config"]
     tokens = np.prod([subnetwork.provenance["steps"], config["batch_size"], config["sequence_length"]])
     return int(tokens), -config["seed"]
+
+
+def plot_models(axes: Sequence[Axes], points: pd.DataFrame) -> None:
+    """Bigram correlation of several models' subnetworks: over kept weights, and over their share of the maskable ones.
+
+    Args:
+        axes: two.
+        points: `frontier` of several models with a column model.
+    """
+    found = points[points.case == "subnetwork"].sort_values("kept")
+    for model, line in found.groupby("model", sort=False):
+        bars = np.maximum(0, (line.r - line.r_low, line.r_high - line.r))
+        for place, size in zip(axes, (line.kept, line.kept / line.total), strict=True):
+            place.errorbar(size, line.r, bars, fmt="o-", label=model)
+    for place, label in zip(axes, ("kept weights", "share of the maskable weights"), strict=True):
+        place.axhline(PAPER_R, color="black", linewidth=0.8, linestyle=":")
+        place.set(xscale="log", xlabel=label, ylabel="bigram correlation r, held-out text")
+        place.xaxis.set_minor_formatter(NullFormatter())
+    axes[0].legend(frameon=False, fontsize="small", loc="lower right")

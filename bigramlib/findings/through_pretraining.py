@@ -1,58 +1,64 @@
-"""How bigram subnetworks develop through pretraining: one search for each checkpoint (paper, finding 3)."""
+"""Notebook 07: how bigram subnetworks develop through pretraining, by one search for each checkpoint."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 
-from bigramlib.analysis.evaluate import MAX_TOKENS, evaluate
+from bigramlib.analysis.evaluate import MAX_TOKENS
 from bigramlib.analysis.overlap import overlap_test
-from bigramlib.models.loading import load_model
+from bigramlib.findings.claims import Claim, Verdict, check, untestable
+from bigramlib.findings.study import Study
+from bigramlib.findings.style import BLUE, ORANGE, PAPER_R, pretraining_axis
 from bigramlib.progress import tqdm
-from bigramlib.targets.bigram import BigramTable
-from bigramlib.text.corpus import TokenCorpus
-from bigramlib.training.config import SparsifyConfig
-from bigramlib.training.search import find_subnetwork
+
+CLAIMS = {
+    "possible early": Claim(
+        "Long before the end of pretraining a subnetwork under 5 % has r > 0.95",
+        "early in pretraining",
+        "first at step {step:g} of {last:d}; at {size:.1%} kept, r {half:.3f} at step {half_step:d} and {end:.3f} at the end",
+        lambda step, last, **_: step <= last / 2,
+    ),
+    "place moves": Claim(
+        "The first layer's MLP takes its share early, and loses some of it to later layers as the model becomes better",
+        "concentrated in the first MLP throughout",
+        "{start:.0%} at step 0, {peak:.0%} at step {step:d}, {end:.0%} at the end",
+        lambda start, peak, end, **_: peak > start + 0.05 and end < peak - 0.05,
+    ),
+    "early overlap": Claim(
+        "Subnetworks of earlier checkpoints overlap the final one far beyond chance, the more the later",
+        "not stated",
+        "{first:.1f} times chance at step {first_step:d}, {last:.1f} times at step {last_step:d}",
+        lambda first, last, rising, **_: first > 1.5 and last > first and rising,
+    ),
+}
 
 
-def through_pretraining(
-    checkpoints: Mapping[int, str],
-    table: BigramTable,
-    train: TokenCorpus,
-    evaluation: TokenCorpus,
-    penalties: list[float],
-    *,
-    device: str = "cpu",
-    max_tokens: int | None = MAX_TOKENS,
-) -> pd.DataFrame:
+def through_pretraining(study: Study, penalties: Sequence[float], *, max_tokens: int | None = MAX_TOKENS) -> pd.DataFrame:
     """Find subnetworks in every checkpoint, evaluate them, and compare each with that of the last checkpoint.
 
     Args:
-        checkpoints: names for `load_model` by pretraining step (see `checkpoint_names`).
-        table: the bigram table.
-        train: training text.
-        evaluation: held-out text.
-        penalties: a search for each lambda.
-        device: where to work.
+        study: the model, text and table.
+        penalties: a search for each of these sparsity penalties.
         max_tokens: as in `evaluate`.
 
     Returns:
-        One row for each checkpoint and lambda: step, sparsity_penalty, kept, density, r with its 95 % interval r_low and
+        One row for each checkpoint and penalty: step, sparsity_penalty, kept, density, r with its 95 % interval r_low and
         r_high, full_r (of the whole model), first_mlp_share, contained (share of the smaller of this and the final
         subnetwork that the other holds too) and times_chance (their overlap over the flat expectation).
     """
-    last = load_model(checkpoints[max(checkpoints)], device)
-    configs = {penalty: SparsifyConfig.suited(last, table, penalty) for penalty in penalties}
-    final = {penalty: find_subnetwork(last, table, train, config) for penalty, config in configs.items()}
+    checkpoints = study.checkpoints()
+    final = {penalty: checkpoints[max(checkpoints)].find(penalty) for penalty in penalties}
     rows = []
-    for step, name in tqdm(checkpoints.items(), desc="checkpoints", unit="checkpoint"):
-        model = load_model(name, device)
-        full = evaluate(model, evaluation, table, max_tokens=max_tokens)
-        for penalty, config in configs.items():
-            found = find_subnetwork(model, table, train, config)
-            measured = evaluate(model, evaluation, table, found, max_tokens=max_tokens)
+    for step, checkpoint in tqdm(checkpoints.items(), desc="checkpoints", unit="checkpoint"):
+        full = checkpoint.evaluate(max_tokens=max_tokens)
+        for penalty in penalties:
+            found = checkpoint.find(penalty)
+            measured = checkpoint.evaluate(found, max_tokens=max_tokens)
             total = overlap_test(found, final[penalty]).iloc[-1]
             low, high = measured.r_interval
             rows.append({
@@ -74,3 +80,55 @@ def r_at_size(points: pd.DataFrame, density: float) -> pd.Series:
         return float(np.interp(np.log(density), np.log(found.density), found.r)) if len(found) else float("nan")
 
     return points.groupby("step")[["kept", "density", "r"]].apply(interpolated).rename("r_at_size")
+
+
+def judge(folder: Path | None, points: pd.DataFrame, at_size: pd.Series, density: float) -> list[Verdict]:
+    """The claims of notebook 07.
+
+    Args:
+        folder: of the figures and claims.
+        points: what `through_pretraining` gives.
+        at_size: what `r_at_size` gives.
+        density: the one that it was asked for.
+    """
+    steps = at_size.index
+    if len(steps) == 1:
+        return [untestable(folder, claim, "no pretraining checkpoints known") for claim in CLAIMS.values()]
+    end, half = max(steps), max(step for step in steps if step <= max(steps) / 2)
+    reaching = points[(points.r > PAPER_R) & (points.density < 0.05)].step.min()
+    sizes = {"size": density, "half": at_size[half], "half_step": half, "end": at_size[end]}
+    share = points.groupby("step").first_mlp_share.mean()
+    shares = {"start": share.iloc[0], "peak": share.max(), "step": share.idxmax(), "end": share.iloc[-1]}
+    times = points.groupby("step").times_chance.mean().iloc[:-1]
+    ends = {"first_step": times.index[0], "last_step": times.index[-1], "rising": times.is_monotonic_increasing}
+    return [
+        check(folder, CLAIMS["possible early"], step=reaching, last=end, **sizes),
+        check(folder, CLAIMS["place moves"], **shares),
+        check(folder, CLAIMS["early overlap"], first=times.iloc[0], last=times.iloc[-1], **ends),
+    ]
+
+
+def plot_through_pretraining(axes: Sequence[Axes], points: pd.DataFrame) -> None:
+    """Subnetworks of pretraining checkpoints: r, share in the first MLP, and overlap with the final subnetwork.
+
+    Args:
+        axes: three.
+        points: what `through_pretraining` gives.
+    """
+    final = points.step.max()
+    for (penalty, line), colour in zip(points.groupby("sparsity_penalty"), ("#6fa8dc", BLUE), strict=False):
+        bars = np.maximum(0, (line.r - line.r_low, line.r_high - line.r))
+        name = f"subnetwork, lambda {penalty:g}"
+        axes[0].errorbar(line.step, line.r, bars, fmt="o-", color=colour, label=name)
+        axes[1].plot(line.step, line.first_mlp_share, "o-", color=colour, label=name)
+        earlier = line[line.step < final]
+        axes[2].plot(earlier.step, earlier.times_chance, "o-", color=colour, label=name)
+    axes[0].plot(line.step, line.full_r, "s--", color=ORANGE, label="full model")
+    axes[0].axhline(PAPER_R, color="black", linewidth=0.8, linestyle=":")
+    axes[2].axhline(1, color="black", linewidth=0.8, linestyle=":")
+    axes[0].set(ylabel="bigram correlation r", ylim=(0, 1), title="How bigram-like")
+    axes[1].set(ylabel="share of the kept weights", ylim=(0, 1), title="In the first layer's MLP")
+    axes[2].set(ylabel="overlap, times chance", ylim=(0, None), title="Shared with the final subnetwork")
+    for place in axes:
+        pretraining_axis(place, points.step)
+    axes[0].legend(frameon=False, fontsize="small", loc="lower right")

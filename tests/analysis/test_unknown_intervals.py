@@ -11,16 +11,12 @@ from bigramlib.analysis.behaviours import running_text
 from bigramlib.analysis.circuits import build_up, follow, gains
 from bigramlib.analysis.lenses import lens_report
 from bigramlib.analysis.residual import ResidualMoments
-from bigramlib.findings.style import (
-    plot_ablation,
-    plot_build_up,
-    plot_edits,
-    plot_frontier,
-    plot_gains,
-    plot_models,
-    plot_through_pretraining,
-    plot_turn,
-)
+from bigramlib.findings.across_models import plot_models
+from bigramlib.findings.base_to_build_on import plot_build_up, plot_edits, plot_gains
+from bigramlib.findings.find_subnetworks import plot_frontier
+from bigramlib.findings.first_layer_turn import plot_turn
+from bigramlib.findings.necessary import plot_ablation
+from bigramlib.findings.through_pretraining import plot_through_pretraining
 
 plt.switch_backend("agg")
 

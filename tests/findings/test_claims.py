@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 from bigramlib.__main__ import check_values, format_claims, tidy
-from bigramlib.findings.claims import CLAIMS, check, claims_table, untestable
+from bigramlib.findings.claims import CLAIMS, check, untestable
 from bigramlib.findings.style import figure_folder
+from bigramlib.findings.summary import claims_table
 
 NECESSARY = {"density": 0.04, "small_rise": 0.3, "small_random_rise": 0.01, "small_density": 0.01, "low": 2.9, "high": 3.1}
 BETWEEN = {"low": 0.955, "high": 0.965}

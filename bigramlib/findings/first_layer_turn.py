@@ -1,0 +1,136 @@
+"""Notebook 06: how the residual stream turns from the current token to the next one across the first layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+
+from bigramlib.analysis.lenses import LENS_TOKENS
+from bigramlib.analysis.residual import MOMENT_TOKENS, ResidualMoments
+from bigramlib.findings.claims import Claim, Verdict, check
+from bigramlib.findings.study import Study
+from bigramlib.subnetworks.subnetwork import Subnetwork
+
+FULL, BIGRAM, RANDOM = "full model", "bigram subnetwork", "random subnetwork"
+CLAIMS = {
+    "turn": Claim(
+        "The next token becomes readable across the first layer above all, in the full model and in the subnetwork",
+        "sharp change at layer 1",
+        "lens r rises most at layer {full_layer:d} (by {full:.2f}, to {r:.2f}, {low:.2f} to {high:.2f}) "
+        "and at layer {layer:d} (by {bigram:.2f})",
+        lambda full_layer, full, layer, bigram, **_: full_layer == layer == 1 and min(full, bigram) > 0,
+    ),
+    "current token fades": Claim(
+        "Across the first layer the current token stops being readable through a linear map",
+        "recall of the input falls at layer 1",
+        "recall@1 by dot product (the release's measure) {before:.3f} to {after:.3f} ({low:.3f} to {high:.3f}), "
+        "{last:.3f} at the last layer; by centred cosine {cosine_before:.3f} to {cosine_after:.3f}, {cosine_last:.3f}; "
+        "without a map {direct_before:.2f} to {direct_after:.2f}",
+        lambda before, after, **_: after < before - 0.2,
+    ),
+    "no turn in random weights": Claim(
+        "A random subnetwork of the same size shows none: its layers' covariances are all alike",
+        "everything similar",
+        "lowest similarity {random:.2f}; bigram subnetwork {bigram:.2f}",
+        lambda random, bigram: random > 0.8 and bigram < random - 0.3,
+    ),
+    "embeddings apart": Claim(
+        "The embeddings' covariance is unlike that of every later layer, which are alike from one to the next",
+        "layer 0 unlike all later ones",
+        "embeddings to later layers at most {first:.2f}; later neighbours at least {later:.2f}",
+        lambda first, later: first < later,
+    ),
+}
+
+
+def moments_of(study: Study, subnetwork: Subnetwork, max_tokens: int = MOMENT_TOKENS) -> dict[str, ResidualMoments]:
+    """Moments of the residual stream of the full model, of a subnetwork, and of a random one of its size."""
+    parts = {FULL: None, BIGRAM: subnetwork, RANDOM: subnetwork.random_like(0)}
+    return {name: study.moments(part, max_tokens=max_tokens) for name, part in parts.items()}
+
+
+def lens_reports(study: Study, moments: Mapping[str, ResidualMoments], max_tokens: int = LENS_TOKENS) -> pd.DataFrame:
+    """`lens_report` of each, with a column model."""
+    return pd.concat([study.lens_report(found, max_tokens=max_tokens).assign(model=name) for name, found in moments.items()])
+
+
+def long_table(similarities: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """Similarities of layer boundaries, one in each row: model, layer, other, value."""
+    tables = {
+        name: pd.DataFrame(grid).rename_axis("layer").melt(ignore_index=False, var_name="other")
+        for name, grid in similarities.items()
+    }
+    return pd.concat(tables, names=["model"]).reset_index()
+
+
+def judge(folder: Path | None, report: pd.DataFrame, similarities: Mapping[str, np.ndarray]) -> list[Verdict]:
+    """The claims of notebook 06.
+
+    Args:
+        folder: of the figures and claims.
+        report: what `lens_reports` gives.
+        similarities: `covariance_similarity` of each.
+    """
+    lowest = {name: float(grid.min()) for name, grid in similarities.items()}
+    grid = similarities[FULL]
+    apart = {"first": float(grid[0, 1:].max()), "later": float(grid[1:-1, 2:].diagonal().min())}
+    return [
+        check(folder, CLAIMS["turn"], **_turn(report)),
+        check(folder, CLAIMS["current token fades"], **_recalls(report[report.model == FULL])),
+        check(folder, CLAIMS["no turn in random weights"], random=lowest[RANDOM], bigram=lowest[BIGRAM]),
+        check(folder, CLAIMS["embeddings apart"], **apart),
+    ]
+
+
+def _turn(report: pd.DataFrame) -> dict[str, float]:
+    """Across which layer r rises most and by how much, in the full model and the subnetwork; and r after it in the full one."""
+    rises = report.pivot(index="layer", columns="model", values="r").diff().iloc[1:].fillna(0.0)
+    layers, most = rises.idxmax(), rises.max()
+    reached = report[report.model == FULL].set_index("layer").loc[layers[FULL]]
+    turns = {"full_layer": layers[FULL], "full": most[FULL], "layer": layers[BIGRAM], "bigram": most[BIGRAM]}
+    return turns | {"r": reached.r, "low": reached.r_low, "high": reached.r_high}
+
+
+def _recalls(lenses: pd.DataFrame) -> dict[str, float]:
+    """Recall of the current token before and after the first layer and after the last, by the three measures."""
+    measures = {"": "dot_recall_1", "cosine_": "recall_1", "direct_": "direct_recall_1"}
+    places = {"before": 0, "after": 1, "last": -1}
+    found = {f"{name}{place}": lenses[column].iloc[row] for name, column in measures.items() for place, row in places.items()}
+    return found | {"low": lenses.dot_recall_1_low.iloc[1], "high": lenses.dot_recall_1_high.iloc[1]}
+
+
+def plot_similarities(axes: Sequence[Axes], similarities: dict[str, np.ndarray]) -> None:
+    """Layer-by-layer covariance similarity of several models, one heat map each on a common scale."""
+    for place, (name, grid) in zip(axes, similarities.items(), strict=True):
+        sns.heatmap(grid, ax=place, vmin=0, vmax=1, cmap="magma", square=True, annot=len(grid) <= 8, fmt=".2f", cbar=False)
+        place.set(title=name, xlabel="layer boundary (0: embeddings)")
+        place.tick_params(left=False, bottom=False)
+
+
+def plot_turn(axes: Sequence[Axes], report: pd.DataFrame) -> None:
+    """The first-layer turn: what linear lenses read at each layer boundary, one line for each model.
+
+    Args:
+        axes: four: for the next token (r), the current token (recall@1 by dot product, and pale by cosine) through a map and
+            directly, and the rotation.
+        report: `lens_report` of several models with a column model.
+    """
+    panels = {
+        "r": "next token: r with the own output",
+        "dot_recall_1": "current token: recall@1 (pale: cosine)",
+        "direct_recall_1": "the same, without a map",
+        "rotation_final": "rotation to the final residual (°)",
+    }
+    for place, (column, title) in zip(axes, panels.items(), strict=True):
+        for (name, line), style in zip(report.groupby("model", sort=False), ("o-", "s--", "x:"), strict=False):
+            place.plot(line.layer, line[column], style, label=name)
+            if column == "dot_recall_1":
+                place.plot(line.layer, line.recall_1, style, color=place.lines[-1].get_color(), alpha=0.3)
+        place.set(title=title, xlabel="layer boundary (0: embeddings)", ylim=(0, None))
+        place.set_xticks(sorted(report.layer.unique()))
+    axes[0].legend(frameon=False, fontsize="small")

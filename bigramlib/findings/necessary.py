@@ -1,0 +1,119 @@
+"""Notebook 04: what the model loses without its bigram subnetwork, and which tokens suffer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from bigramlib.analysis.yardsticks import rises_by_bigram_surprisal
+from bigramlib.findings.claims import Claim, Verdict, check
+from bigramlib.findings.study import Study
+from bigramlib.findings.style import BLUE, RED
+from bigramlib.subnetworks.subnetwork import Subnetwork
+
+CLAIMS = {
+    "necessary": Claim(
+        "Removing the subnetwork wrecks the model; removing a random one of the same size does little",
+        "perplexity explodes; little change",
+        "+{rise:.2f} nats ({low:.2f} to {high:.2f}) against +{random_rise:.2f} at {density:.1%} kept; "
+        "+{small_rise:.2f} against +{small_random_rise:.2f} at {small_density:.1%}",
+        lambda rise, random_rise, small_rise, small_random_rise, **_: (
+            rise > 1.0 and random_rise < rise / 10 and small_random_rise < small_rise / 10
+        ),
+    ),
+    "likely tokens suffer": Claim(
+        "Without the subnetwork, tokens that the bigram table predicts well lose most",
+        "not stated",
+        "{likely:+.2f} bits for the likeliest group, {unlikely:+.2f} for bigrams never seen",
+        lambda likely, unlikely: likely > unlikely,
+    ),
+}
+
+
+def rises(study: Study, subnetwork: Subnetwork, tokens: int) -> pd.DataFrame:
+    """Which tokens become harder when the subnetwork is removed, or as many random weights.
+
+    Returns:
+        `rises_by_bigram_surprisal` with a column case: "without the subnetwork" or "without random weights".
+    """
+    before = study.evaluate(max_tokens=tokens)
+    removed = {"without the subnetwork": ~subnetwork, "without random weights": ~subnetwork.random_like(0)}
+    after = {case: study.evaluate(rest, max_tokens=tokens) for case, rest in removed.items()}
+    return pd.concat([rises_by_bigram_surprisal(before, found).assign(case=case) for case, found in after.items()])
+
+
+def samples(study: Study, subnetwork: Subnetwork, prompt: str, tokens: int = 50) -> dict[str, str]:
+    """How the model continues a text: whole, with the subnetwork alone, without it, and without as many random weights."""
+    parts = {
+        "full": Subnetwork.full(study.model),
+        "subnetwork": subnetwork,
+        "without it": ~subnetwork,
+        "without random weights": ~subnetwork.random_like(0),
+    }
+    written = {}
+    for name, part in parts.items():
+        with part.applied(study.model):
+            written[name] = study.model.sample(prompt, tokens=tokens)
+    return written
+
+
+def by_size(ablations: Mapping[float, pd.DataFrame], subnetworks: Mapping[float, Subnetwork]) -> dict[str, pd.DataFrame]:
+    """The tables of `ablate` under the size of their subnetwork, in words."""
+    return {f"{subnetworks[penalty].density:.2%} kept": ablation for penalty, ablation in ablations.items()}
+
+
+def judge(
+    folder: Path | None, subnetworks: Mapping[float, Subnetwork], ablations: Mapping[float, pd.DataFrame], lost: pd.DataFrame
+) -> list[Verdict]:
+    """The claims of notebook 04.
+
+    Args:
+        folder: of the figures and claims.
+        subnetworks: by sparsity penalty, the largest subnetwork first and the smallest last.
+        ablations: what `ablate` gives for each.
+        lost: what `rises` gives for the largest.
+    """
+    penalties = list(subnetworks)
+    large, small = penalties[0], penalties[-1]
+    cost, small_cost = (ablations[penalty].loc["full - subnetwork"] for penalty in (large, small))
+    measured = {
+        "rise": cost.rise, "low": cost.rise_low, "high": cost.rise_high, "density": subnetworks[large].density,
+        "random_rise": ablations[large].rise["full - random"],
+        "small_rise": small_cost.rise, "small_random_rise": ablations[small].rise["full - random"],
+        "small_density": subnetworks[small].density,
+    }  # fmt: skip
+    without = lost[lost.case == "without the subnetwork"].rise
+    return [
+        check(folder, CLAIMS["necessary"], **measured),
+        check(folder, CLAIMS["likely tokens suffer"], likely=without.iloc[0], unlikely=without.iloc[-1]),
+    ]
+
+
+def plot_ablations(axes: Sequence[Axes], ablations: Mapping[str, pd.DataFrame]) -> None:
+    """The tables of `by_size`, side by side."""
+    for place, (size, ablation) in zip(axes, ablations.items(), strict=True):
+        plot_ablation(place, ablation)
+        place.set_title(f"subnetwork with {size}")
+
+
+def plot_ablation(axes: Axes, ablation: pd.DataFrame) -> None:
+    """Held-out cross-entropy of each case of `ablate`, with the spread over random draws."""
+    cases = ablation.iloc[::-1]
+    colours = [RED if "random" in case else BLUE for case in cases.index]
+    axes.barh(cases.index, cases.cross_entropy, xerr=cases.cross_entropy_spread, color=colours)
+    for position, (value, r) in enumerate(zip(cases.cross_entropy, cases.r, strict=True)):
+        axes.text(value + 0.1, position, f"{value:.2f}   r {r:.2f}", va="center", fontsize="small")
+    axes.axvline(ablation.cross_entropy["full"], color="black", linewidth=0.8, linestyle=":")
+    axes.set(xlabel="held-out cross-entropy (nats per token)", xlim=(0, ablation.cross_entropy.max() * 1.25))
+
+
+def plot_rises(axes: Axes, rises: pd.DataFrame) -> None:
+    """Rise in surprisal (bits; columns case, bigram_surprisal, rise, error) of tokens grouped by their bigram surprisal."""
+    for (case, line), colour in zip(rises.groupby("case", sort=False), (BLUE, RED), strict=False):
+        axes.errorbar(line.bigram_surprisal, line.rise, line.error, fmt="o-", color=colour, label=case)
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.set(xlabel="bigram surprisal of the token (bits; right: never seen)", ylabel="rise in the model's surprisal (bits)")
+    axes.legend(frameon=False)

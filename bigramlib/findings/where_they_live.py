@@ -1,0 +1,138 @@
+"""Notebook 03: in which layers, components, heads and MLP dimensions the kept weights lie."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+
+from bigramlib.findings.claims import Claim, Verdict, check
+from bigramlib.models.architectures import ATTENTION_COMPONENTS
+from bigramlib.subnetworks.places import first_mlp_dimensions, gini
+from bigramlib.subnetworks.subnetwork import Subnetwork
+
+NAMED_SHARE = 0.03
+"""Parts of a model with a smaller share of the kept weights than this, at every size, are not named in the figure."""
+CLAIMS = {
+    "first mlp": Claim(
+        "The smallest subnetwork with r > 0.95 lies mostly in the first layer's MLP",
+        "concentrated in the first MLP",
+        "{share:.0%} of kept weights (seeds {low:.0%} to {high:.0%}); the first MLP holds {uniform:.0%} of those searched",
+        lambda share, **_: share > 0.5,
+    ),
+    "first mlp, every size": Claim(
+        "At every size the first layer's MLP holds far more than its share, the more the smaller the subnetwork",
+        "concentrated in the first MLP",
+        "{least:.0%} at least, {smallest:.0%} in the smallest ({uniform:.0%} of maskable weights)",
+        lambda least, smallest, uniform: least > 1.5 * uniform and smallest > least + 0.1,
+    ),
+    "few dimensions": Claim(
+        "Kept weights of the first MLP are gathered in some of its dimensions",
+        "not stated",
+        "Gini {gini:.2f}; random weights {random:.2f}",
+        lambda gini, random: gini > random + 0.1,
+    ),
+}
+
+
+def by_family(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Tables of several models in one, with a column model."""
+    return pd.concat(tables, names=["model"]).reset_index("model")
+
+
+def head_units(subnetwork: Subnetwork) -> pd.DataFrame:
+    """The rows of `Subnetwork.units` about attention heads."""
+    units = subnetwork.units()
+    return units[units.component.isin(ATTENTION_COMPONENTS)]
+
+
+def dimension_counts(subnetworks: Mapping[str, Subnetwork]) -> pd.DataFrame:
+    """Kept weights in each dimension of the first layer's MLP: column unit, and one for each subnetwork by name."""
+    return pd.DataFrame({name: first_mlp_dimensions(found.units()) for name, found in subnetworks.items()}).reset_index()
+
+
+def judge(
+    folder: Path | None,
+    subnetworks: Mapping[float, Subnetwork],
+    headline: float,
+    by_seed: Sequence[Subnetwork],
+    dimensions: pd.DataFrame,
+) -> list[Verdict]:
+    """The claims of notebook 03.
+
+    Args:
+        folder: of the figures and claims.
+        subnetworks: of the trained model, by sparsity penalty.
+        headline: the sparsity penalty of the one that is looked at closely.
+        by_seed: that one, found with several seeds.
+        dimensions: what `dimension_counts` gives, for "bigram subnetwork" and "random subnetwork".
+    """
+    table = subnetworks[headline].table()
+    first_mlp = table[(table.layer == 0) & table.component.str.startswith("mlp")].total.sum()
+    uniform = first_mlp / subnetworks[headline].searched()
+    seeds = [found.first_mlp_share() for found in by_seed]
+    by_size = {found.kept: found.first_mlp_share() for found in subnetworks.values()}
+    measured = {"share": np.mean(seeds), "low": min(seeds), "high": max(seeds)}
+    shares = {"least": min(by_size.values()), "smallest": by_size[min(by_size)]}
+    coefficients = {name: gini(dimensions[f"{name} subnetwork"]) for name in ("bigram", "random")}
+    return [
+        check(folder, CLAIMS["first mlp"], uniform=uniform, **measured),
+        check(folder, CLAIMS["first mlp, every size"], uniform=uniform, **shares),
+        check(folder, CLAIMS["few dimensions"], gini=coefficients["bigram"], random=coefficients["random"]),
+    ]
+
+
+def plot_each(axes: Sequence[Axes], tables: Mapping[str, pd.DataFrame], plot: Callable[[Axes, pd.DataFrame], None]) -> None:
+    """Draw the table of each model with one of the functions of this file, side by side, under the model's name."""
+    for place, (name, table) in zip(axes, tables.items(), strict=True):
+        plot(place, table)
+        place.set_title(name)
+
+
+def plot_layer_shares(axes: Axes, shares: pd.DataFrame) -> None:
+    """Share of kept weights by layer and kind over the size of the subnetwork; parts with a small share are grey.
+
+    Args:
+        axes: where to draw.
+        shares: columns kept (weights of the subnetwork), layer, kind ("attention" or "mlp"), share.
+    """
+    order = [(layer, kind) for layer in sorted(shares.layer.unique()) for kind in ("mlp", "attention")]
+    palette = sns.color_palette("viridis", shares.layer.nunique())
+    for layer, kind in order:
+        line = shares[(shares.layer == layer) & (shares.kind == kind)].sort_values("kept")
+        style = "o-" if kind == "mlp" else "x:"
+        if line.share.max() >= NAMED_SHARE:
+            axes.plot(line.kept, line.share, style, color=palette[layer], label=f"layer {layer} {kind}")
+        else:
+            axes.plot(line.kept, line.share, style[1:], color="#cccccc", zorder=1)
+    axes.plot([], [], color="#cccccc", label=f"others, each below {NAMED_SHARE:.0%}")
+    axes.set(xscale="log", ylim=(0, 1), xlabel="kept weights", ylabel="share of the kept weights")
+    sizes = sorted(shares.kept.unique())
+    axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    axes.minorticks_off()
+    axes.legend(frameon=False, fontsize="small", ncols=2)
+
+
+def plot_lorenz(axes: Axes, dimensions: pd.DataFrame) -> None:
+    """Lorenz curves: the share of kept weights that lies in the fullest dimensions (from `dimension_counts`)."""
+    for (name, kept), style in zip(dimensions.drop(columns="unit").items(), ("-", "--", "-.", ":"), strict=False):
+        share = np.concatenate([[0], np.sort(kept)[::-1].cumsum() / max(1, kept.sum())])
+        axes.plot(np.linspace(0, 1, len(share)), share, style, label=f"{name} (Gini {gini(kept):.2f})")
+    axes.plot([0, 1], [0, 1], color="black", linewidth=0.8)
+    axes.set(xlabel="share of MLP dimensions, fullest first", ylabel="share of kept weights", xlim=(0, 1), ylim=(0, 1))
+    axes.legend(frameon=False, fontsize="small")
+
+
+def plot_heads(axes: Axes, units: pd.DataFrame) -> None:
+    """Density of attention heads, q, k, v and o together, by layer (from `head_units`), as a heat map."""
+    heads = units.groupby(["layer", "unit"])[["kept", "total"]].sum()
+    grid = (heads.kept / heads.total).unstack() * 100
+    scale = {"vmin": 0, "vmax": float(grid.to_numpy().max()) or 1.0, "cbar_kws": {"label": "% of weights kept"}}
+    sns.heatmap(grid, ax=axes, cmap="Blues", annot=grid.size <= 64, fmt=".1g", **scale)
+    axes.set(xlabel="head", ylabel="layer", title="Attention heads")
+    axes.tick_params(left=False, bottom=False)
+    axes.tick_params(axis="y", rotation=0)
