@@ -117,7 +117,7 @@ class LanguageModel:
         return facts | {"model_source": self.source, "model_revision": self.revision, "model_origin": self.origin}
 
     def settle(self) -> None:
-        """Be as frozen as when it was made, and have the weights hashed anew, before something is kept of the model.
+        """Freeze the model again, as when it was made, and have its weights hashed anew; done before a result is stored.
 
         Raises:
             ValueError: something hooked onto the model changes its predictions.
@@ -254,7 +254,7 @@ class LanguageModel:
         seed: Number = 0,
         text_column: str = "text",
     ) -> tuple[TokenCorpus, TokenCorpus]:
-        """Text for this model as (train, evaluation): any source of `corpus.load_corpus`, or its own samples.
+        """Text for this model as (train, evaluation): any source that `load_corpus` knows, or samples of its own.
 
         Args:
             source: "self" samples 200,000 tokens from the model (temperature 1), so that the bigram table is that of the

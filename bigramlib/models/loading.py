@@ -55,7 +55,10 @@ def load_model(name: str | Path, device: str = "cpu") -> LanguageModel:
 
 
 def checkpoint_names(name: str) -> dict[int, str]:
-    """The pretraining checkpoints of an embedded model as names for `load_model`, by step; any other model is its own last."""
+    """Names for `load_model` of an embedded model's pretraining checkpoints, by step.
+
+    Of any other model no checkpoints are known, so it stands alone, at step 0.
+    """
     if name in EMBEDDED:
         return {step: f"{name}@step{step}" for step in _embedded_steps(name)}
     return {0: name}

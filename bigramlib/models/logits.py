@@ -63,7 +63,13 @@ class Readout:
 
 
 def row_chunks(rows: int, positions: int, vocabulary_size: int) -> list[slice]:
-    """Slices of a batch's sequences that each have at most `LOGITS_AT_ONCE` logits, or one sequence."""
+    """A batch cut into parts of whole sequences, each with at most `LOGITS_AT_ONCE` logits, or of a single sequence.
+
+    Args:
+        rows: sequences in the batch.
+        positions: tokens in each sequence.
+        vocabulary_size: logits of each position.
+    """
     size = max(1, LOGITS_AT_ONCE // (positions * vocabulary_size))
     return [slice(begin, begin + size) for begin in range(0, rows, size)]
 
@@ -71,11 +77,14 @@ def row_chunks(rows: int, positions: int, vocabulary_size: int) -> list[slice]:
 def by_rows(
     loss: Callable[[Tensor, slice], Tensor], hidden: Float[Tensor, "batch pos d_model"], vocabulary_size: int
 ) -> Float[Tensor, "batch pos"]:
-    """A loss of each position that depends on that position's hidden state alone, computed `row_chunks` at a time.
+    """A loss of each position, computed for some sequences at a time, as `row_chunks` cuts the batch.
+
+    Only the hidden states get gradients.
 
     Args:
-        loss: from some rows of the hidden states, and which rows they are, to the losses of their positions.
-        hidden: last hidden states, the only thing that the loss is differentiated by.
+        loss: takes the hidden states of some sequences and says which they are in the batch; gives the loss of each of their
+            positions, which may depend on the hidden state of that position alone.
+        hidden: last hidden states.
         vocabulary_size: logits of each position.
     """
     chunks = row_chunks(hidden.shape[0], hidden.shape[1], vocabulary_size)
@@ -88,11 +97,12 @@ def log_partition(
     bias: Float[Tensor, " vocab"] | None = None,
     cap: float | None = None,
 ) -> Float[Tensor, "*shape"]:
-    """Log sum exp of the logits of each hidden state, nats; differentiable in the hidden states alone.
+    """Log sum exp of the logits of each hidden state, nats. Only the hidden states get gradients.
 
     The vocabulary is taken in parts, with a running maximum, as in memory-efficient attention (Rabe & Staats 2021). The
-    gradient, the expected row of the unembedding under the softmax, is summed up in the same pass while a part's logits exist.
-    Under autocast the matrix products are in its lower precision and everything else in float32.
+    gradient is the mean of the unembedding's rows, weighted by the softmax of the logits; it is summed up in the same pass,
+    while the logits of a part are in memory. Under autocast, matrix products are computed in its lower precision and
+    everything else in float32.
 
     Args:
         hidden: last hidden states.
@@ -104,7 +114,7 @@ def log_partition(
 
 
 class _ByRows(torch.autograd.Function):
-    """Takes the gradient to the hidden states in the forward pass, while a chunk's logits exist; nothing else is kept."""
+    """Computes gradients in the forward pass, while the logits of a part are in memory, and keeps nothing else."""
 
     @staticmethod
     def forward(
@@ -131,6 +141,8 @@ class _ByRows(torch.autograd.Function):
 
 
 class _LogPartition(torch.autograd.Function):
+    """`log_partition` with its gradient."""
+
     @staticmethod
     def forward(
         context: torch.autograd.function.FunctionCtx,
