@@ -8,27 +8,26 @@ import random
 import shutil
 import signal
 import time
-from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 import worker
 from conftest import CONFIGS, build
 from safetensors import safe_open
+from searches import FOUR_SEQUENCES, QUICK, cut
 
 from bigramlib import SparsifyConfig, Subnetwork, find_subnetwork
 from bigramlib.store import store_folder
-from bigramlib.targets.table_divergence import BoundTable
 from bigramlib.training import run as resume
 from bigramlib.training import search as training
 from bigramlib.training.run import Run, SavedState, interrupts_deferred
-from bigramlib.training.step import is_out_of_memory
+from bigramlib.training.step import OptimizerStep
 
 KILLS = 20
+
+
 LONG = SparsifyConfig(sparsity_penalty=1.0, steps=200, batch_size=2, sequence_length=16, undecided_share=-1.0)
-QUICK = SparsifyConfig(sparsity_penalty=1.0, steps=12, batch_size=4, sequence_length=16, learning_rate=0.05)
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["bigramlib", "transformers.models.gpt_neox.modeling_gpt_neox", "tokenizers"])
 
@@ -152,27 +151,6 @@ def test_where_a_disk_is_full_the_state_before_stays_and_the_run_can_be_ended_la
     assert found(place).provenance["steps"] == LONG.steps
 
 
-class EndingError(Exception):
-    """Stands for whatever ends a process."""
-
-
-@contextmanager
-def cut(step: int, attempt: int = 0):
-    """Within the block training ends with an error after a step, whose state has been written."""
-    original = SavedState.save
-
-    def save(self, run, tensors):
-        original(self, run, tensors)
-        if (run.attempt, run.step) == (attempt, step):
-            raise EndingError
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(EndingError):
-        patch.setattr(resume, "EVERY_STEPS", 1)
-        patch.setattr(resume, "WRITING_SHARE", 1e9)
-        patch.setattr(SavedState, "save", save)
-        yield
-
-
 KINDS = [(name, {}) for name in CONFIGS]
 KINDS += [(name, changes) for name in ("gpt_neox", "gemma2") for changes in (
     {"flattening": None}, {"precision": "bfloat16"}, {"attention": False}, {"layers": 1}
@@ -182,7 +160,7 @@ KINDS += [(name, changes) for name in ("gpt_neox", "gemma2") for changes in (
 @pytest.mark.parametrize(("name", "changes"), KINDS)
 def test_every_kind_of_run_resumes_to_the_same_bits(tokenizer, table, corpus, name, changes):
     model = build(name, tokenizer)
-    config = replace(QUICK, steps=12, **changes)
+    config = replace(FOUR_SEQUENCES, steps=12, **changes)
     with cut(7):
         find_subnetwork(model, table, corpus, config)
     resumed = find_subnetwork(model, table, corpus, config)
@@ -199,7 +177,7 @@ def test_a_later_attempt_is_resumed_as_that_attempt(model, table, corpus, monkey
         return losses == first
 
     monkeypatch.setattr(training, "is_unstable", is_first)
-    config = replace(QUICK, steps=6, attempts=2)
+    config = replace(FOUR_SEQUENCES, steps=6, attempts=2)
     fresh = find_subnetwork(model, table, corpus, config)
     assert fresh.provenance["attempt"] == 1
     shutil.rmtree(store_folder("subnetworks"))
@@ -212,39 +190,39 @@ def test_a_later_attempt_is_resumed_as_that_attempt(model, table, corpus, monkey
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "foreign", "empty"])
 def test_a_damaged_state_is_set_aside_and_training_begins_again(model, table, corpus, caplog, damage):
     with cut(7):
-        find_subnetwork(model, table, corpus, QUICK)
+        find_subnetwork(model, table, corpus, FOUR_SEQUENCES)
     (file,) = store_folder("unfinished").iterdir()
     content = file.read_bytes()
     flipped = bytearray(content)
     flipped[len(content) // 2] ^= 4
     file.write_bytes({"truncated": content[:-9], "flipped": bytes(flipped), "foreign": b"{}", "empty": b""}[damage])
     with caplog.at_level(logging.WARNING):
-        resumed = find_subnetwork(model, table, corpus, QUICK)
+        resumed = find_subnetwork(model, table, corpus, FOUR_SEQUENCES)
     assert f"{file} was set aside as '{file.name}.damaged' and is made again: it is not a whole state" in caplog.text
     assert [left.name for left in store_folder("unfinished").iterdir()] == [f"{file.name}.damaged"]
     shutil.rmtree(store_folder("subnetworks"))
-    assert find_subnetwork(model, table, corpus, QUICK).hash == resumed.hash
+    assert find_subnetwork(model, table, corpus, FOUR_SEQUENCES).hash == resumed.hash
 
 
 def test_a_state_of_another_version_is_set_aside(model, table, corpus, caplog, monkeypatch):
     with monkeypatch.context() as earlier, cut(7):
         earlier.setattr(resume, "FORMAT", "bigramlib mask training state 1")
-        find_subnetwork(model, table, corpus, QUICK)
+        find_subnetwork(model, table, corpus, FOUR_SEQUENCES)
     with caplog.at_level(logging.WARNING):
-        find_subnetwork(model, table, corpus, QUICK)
+        find_subnetwork(model, table, corpus, FOUR_SEQUENCES)
     assert "another version of bigramlib wrote it" in caplog.text
     assert [left.suffix for left in store_folder("unfinished").iterdir()] == [".damaged"]
 
 
 def test_a_run_that_version_0_1_began_goes_on_to_the_same_bits(model, table, corpus, monkeypatch, tmp_path):
-    whole = find_subnetwork(model, table, corpus, QUICK)
+    whole = find_subnetwork(model, table, corpus, FOUR_SEQUENCES)
     monkeypatch.setenv("BIGRAMLIB_STORE", str(tmp_path / "another"))
     with monkeypatch.context() as earlier, cut(7):
         earlier.setattr(resume, "FORMAT", resume.FORMAT_WITH_PENALTIES)
-        find_subnetwork(model, table, corpus, QUICK)
+        find_subnetwork(model, table, corpus, FOUR_SEQUENCES)
     run, _ = SavedState(next(store_folder("unfinished").iterdir())).load()
     assert run.step == 7 and run.losses == []
-    assert find_subnetwork(model, table, corpus, QUICK).hash == whole.hash
+    assert find_subnetwork(model, table, corpus, FOUR_SEQUENCES).hash == whole.hash
 
 
 def test_states_are_written_by_steps_and_by_seconds_but_not_without_end(tmp_path, monkeypatch):
@@ -282,99 +260,20 @@ def test_a_second_interrupt_stops_at_once(interruptible):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-@pytest.fixture
-def starved(monkeypatch):
-    """Makes memory run out: in the forward pass of more than some sequences, or once in the middle of a backward pass."""
+def test_an_interrupted_run_without_replacement_ends_with_the_same_bits(model, table, corpus, monkeypatch, tmp_path):
+    config = replace(QUICK, flattening=None, with_replacement=False)
+    whole = find_subnetwork(model, table, corpus, config)
+    monkeypatch.setenv("BIGRAMLIB_STORE", str(tmp_path / "another"))
+    monkeypatch.setattr("bigramlib.training.run.EVERY_STEPS", 1)
+    monkeypatch.setattr("bigramlib.training.run.WRITING_SHARE", 1e9)
+    take = OptimizerStep.take
 
-    def forward(most: int, error: Exception) -> None:
-        original = BoundTable.__call__
+    def interrupted(self, *arguments):
+        if self.run.step == 17:
+            raise KeyboardInterrupt
+        return take(self, *arguments)
 
-        def divergences(self, ids, hidden):
-            if len(ids) > most:
-                raise error
-            return original(self, ids, hidden)
-
-        monkeypatch.setattr(BoundTable, "__call__", divergences)
-
-    def backward(error: Exception) -> None:
-        original, calls = torch.optim.AdamW.step, []
-
-        def step(self, *arguments):
-            calls.append(1)
-            if len(calls) == 3 + 10:
-                raise error
-            return original(self, *arguments)
-
-        monkeypatch.setattr(torch.optim.AdamW, "step", step)
-
-    return {"forward": forward, "backward": backward}
-
-
-ERRORS = [
-    torch.OutOfMemoryError("CUDA out of memory."),
-    MemoryError(),
-    RuntimeError("[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory"),
-]
-
-
-def agree(split: Subnetwork, whole: Subnetwork) -> bool:
-    close = np.allclose(split.history().kl, whole.history().kl, rtol=1e-4)
-    return close and (split & whole).kept >= 0.99 * (split | whole).kept
-
-
-@pytest.mark.parametrize("name", ["gpt_neox", "gpt2", "llama", "gemma2"])
-def test_out_of_memory_halves_the_batch_and_changes_only_rounding(tokenizer, table, corpus, starved, caplog, name):
-    model = build(name, tokenizer)
-    whole = find_subnetwork(model, table, corpus, QUICK)
-    shutil.rmtree(store_folder("subnetworks"))
-    starved["forward"](1, ERRORS[0])
-    with caplog.at_level(logging.WARNING):
-        split = find_subnetwork(model, table, corpus, QUICK)
-    assert split.provenance["passes"] == 4 and "passes" not in whole.provenance
-    assert [
-        f"in {n} passes of {4 // n} sequences" in record.message for n, record in zip((2, 4), caplog.records, strict=True)
-    ] == [True, True]
-    assert agree(split, whole)
-
-
-@pytest.mark.parametrize("error", ERRORS, ids=["device", "Python", "host"])
-def test_every_lack_of_memory_is_known(model, table, corpus, starved, error):
-    starved["forward"](2, error)
-    assert find_subnetwork(model, table, corpus, replace(QUICK, steps=1)).provenance["passes"] == 2
-
-
-def test_a_batch_once_split_stays_so_after_an_interruption(model, table, corpus, starved):
-    starved["forward"](2, ERRORS[0])
-    fresh = find_subnetwork(model, table, corpus, QUICK)
-    shutil.rmtree(store_folder("subnetworks"))
-    with cut(7):
-        find_subnetwork(model, table, corpus, QUICK)
-    resumed = find_subnetwork(model, table, corpus, QUICK)
-    assert resumed.hash == fresh.hash and resumed.provenance == fresh.provenance
-
-
-def test_out_of_memory_within_a_backward_pass_updates_no_block_twice(model, table, corpus, starved):
-    whole = find_subnetwork(model, table, corpus, QUICK)
-    shutil.rmtree(store_folder("subnetworks"))
-    starved["backward"](ERRORS[0])
-    split = find_subnetwork(model, table, corpus, QUICK)
-    assert split.provenance["passes"] == 2
-    assert agree(split, whole)
-
-
-def test_a_sequence_that_does_not_fit_is_refused_with_a_remedy(model, table, corpus, starved):
-    starved["forward"](0, ERRORS[0])
-    with pytest.raises(MemoryError, match=r"Memory ran out at step 1 even with one sequence of 16 .*lower sequence_length"):
-        find_subnetwork(model, table, corpus, QUICK)
-
-
-def test_another_error_is_not_taken_for_lack_of_memory(model, table, corpus, starved):
-    starved["forward"](0, RuntimeError("size mismatch"))
-    with pytest.raises(RuntimeError, match="size mismatch"):
-        find_subnetwork(model, table, corpus, QUICK)
-
-
-def test_the_allocator_of_the_host_says_what_is_looked_for():
-    with pytest.raises(RuntimeError) as caught:
-        torch.empty(2**55)
-    assert is_out_of_memory(caught.value)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(OptimizerStep, "take", interrupted)
+        find_subnetwork(model, table, corpus, config)
+    assert find_subnetwork(model, table, corpus, config).hash == whole.hash

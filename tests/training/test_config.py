@@ -1,0 +1,79 @@
+"""The settings of a search are checked, and schedules follow the model, the target or the paper."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from searches import QUICK
+
+from bigramlib import ModelTarget, SparsifyConfig, find_subnetwork
+from bigramlib.training import search as training
+from bigramlib.training.config import fast_precision
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("sparsity_penalty", -1.0, r"sparsity_penalty \(lambda\) is -1.0; it must be zero or a positive number"),
+        ("sparsity_penalty", float("inf"), r"Subnetwork.full or Subnetwork.empty"),
+        ("steps", 0, "steps is 0; it must be a whole number, at least 1"),
+        ("learning_rate", 0.0, "learning_rate is 0.0; it must be a positive number"),
+        ("final_beta", 0.5, "final_beta is 0.5"),
+        ("flattening", 1.5, "flattening is 1.5"),
+    ],
+)
+def test_a_config_out_of_range_is_refused(field, value, message):
+    with pytest.raises(ValueError, match=message):
+        SparsifyConfig(**{field: value})
+
+
+def test_settings_may_be_numbers_of_numpy_or_texts_of_yaml(model, table, corpus, monkeypatch):
+    given = SparsifyConfig(
+        np.float32(1), steps=np.int64(30), batch_size=2.0, sequence_length="16", learning_rate="5e-2", seed=np.uint8(0)
+    )
+    assert given == QUICK and all(type(value) in (int, float, bool, str, type(None)) for value in vars(given).values())
+    found = find_subnetwork(model, table, corpus, given)
+    monkeypatch.setattr(training, "train", None)
+    assert find_subnetwork(model, table, corpus, QUICK).hash == found.hash
+
+
+def test_equal_penalties_make_equal_runs_whatever_their_type(model, table, corpus, monkeypatch):
+    found = find_subnetwork(model, table, corpus, replace(QUICK, sparsity_penalty=1.0))
+    monkeypatch.setattr(training, "train", None)
+    assert find_subnetwork(model, table, corpus, replace(QUICK, sparsity_penalty=1)).kept == found.kept
+
+
+def test_the_suited_schedule_follows_the_target_and_the_size(model, table, monkeypatch):
+    assert SparsifyConfig.suited(model, table, 3.0, seed=2) == SparsifyConfig(sparsity_penalty=3.0, seed=2)
+    assert SparsifyConfig.suited(model, ModelTarget(model)).flattening is None
+    monkeypatch.setattr("bigramlib.training.config.SMALL_MODEL", 10)
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX2")
+    assert SparsifyConfig.suited(model, table).precision == "float32"
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX512")
+    middle = SparsifyConfig.suited(model, table)
+    assert middle.attention and middle.precision == "bfloat16" and middle.flattening is not None
+    monkeypatch.setattr("bigramlib.training.config.LARGE_MODEL", 10)
+    large = SparsifyConfig.suited(model, table)
+    assert not large.attention and large.precision == "bfloat16" and large.flattening is not None
+    pruning = SparsifyConfig.suited(model, ModelTarget(model))
+    assert pruning.attention and pruning.layers is None and pruning.flattening is None
+
+
+@pytest.mark.parametrize(
+    ("device", "units", "precision"),
+    [("cuda", "AVX2", "bfloat16"), ("cpu", "AVX512", "bfloat16"), ("cpu", "AVX2", "float32"), ("mps", "AVX512", "float32")],
+)
+def test_bfloat16_is_chosen_where_it_is_fast(monkeypatch, device, units, precision):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: units)
+    assert fast_precision(torch.device(device)) == precision
+
+
+def test_the_paper_schedule_is_the_release_recipe():
+    config = SparsifyConfig.paper(50.0)
+    assert (config.steps, config.batch_size, config.sequence_length) == (15_000, 32, 128)
+    assert config.learning_rate == 5e-5
+    assert config.final_beta ** (1 / config.steps) == pytest.approx(1.001)
+    assert config.flattening is None
+    assert not config.with_replacement
+    assert config.attempts == 3

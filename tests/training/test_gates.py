@@ -1,0 +1,76 @@
+"""Gates multiply weights as they should, share memory, and are updated in the backward pass."""
+
+import gc
+import weakref
+
+import pytest
+import torch
+from conftest import build
+from searches import QUICK
+
+from bigramlib.training.gates import Gates
+
+
+def test_a_weight_that_is_exactly_zero_starts_closed_and_still_counts(tokenizer):
+    model = build("gpt_neox", tokenizer)
+    name = model.architecture.maskable[0]
+    model.maskable[name][0, :5] = 0.0
+    gates = Gates(model, QUICK)
+    gates.begin_step(1.0)
+    gates.hidden(torch.zeros(1, 1, dtype=torch.long))
+    assert (next(iter(gates.blocks.values())).logits[:5] == -1e6).all()
+    assert gates.total == sum(weight.numel() for weight in model.maskable.values())
+    assert gates.mean() == pytest.approx(0.5 * (gates.total - 5) / gates.total)
+
+
+def test_a_backward_pass_leaves_no_gradients_and_no_gates_behind(model, table, corpus):
+    gates = Gates(model, QUICK)
+    gates.begin_step(1.0)
+    ids = torch.from_numpy(corpus.ids[:32]).long().view(2, 16)
+    before = [block.logits.detach().clone() for block in gates.blocks.values()]
+    table.bind(model)(ids, gates.hidden(ids)).sum().backward()
+    for block, logits in zip(gates.blocks.values(), before, strict=True):
+        assert not torch.equal(block.logits, logits)
+        assert block.gradient is None and block.logits.grad is None
+        assert all(masked.grad is None for masked in block.masked.values())
+
+
+def test_masked_weights_share_memory_and_are_made_again_as_they_were(any_model, table, corpus):
+    gates = Gates(any_model, QUICK)
+    logits = {}
+    with torch.no_grad():
+        for block in gates.blocks.values():
+            block.logits.normal_(generator=torch.Generator().manual_seed(0))
+            logits |= {name: part.clone().requires_grad_() for name, part in block.split(block.logits)}
+    ids = torch.from_numpy(corpus.ids[:32]).long().view(2, 16)
+    divergence = table.bind(any_model)
+    gates.begin_step(2.0)
+    divergence(ids, gates.hidden(ids)).sum().backward()
+    opened = {name: torch.sigmoid(2.0 * part) for name, part in logits.items()}
+    masked = {name: gate * any_model.maskable[name] for name, gate in opened.items()}
+    penalty = gates.penalty_per_weight * sum(gate.sum() for gate in opened.values())
+    (divergence(ids, any_model.hidden(ids, masked)).sum() + penalty).backward()
+    for block in gates.blocks.values():
+        for name, moment in block.split(block.optimizer.state()["exp_avg"]):
+            assert torch.allclose(moment, 0.1 * logits[name].grad, rtol=1e-3, atol=1e-7)
+    assert len({part.untyped_storage().data_ptr() for part in gates.masked.values()}) == 1
+
+
+def test_gates_are_freed_with_their_tensors(model):
+    gates = Gates(model, QUICK)
+    logits = weakref.ref(next(iter(gates.blocks.values())).logits)
+    del gates
+    gc.collect()
+    assert logits() is None
+
+
+def test_no_gate_makes_subnormal_numbers_and_none_that_counts_is_lost(model):
+    gates = Gates(model, QUICK)
+    block = next(iter(gates.blocks.values()))
+    with torch.no_grad():
+        block.logits.copy_(torch.linspace(-1.0, 1.0, block.logits.numel()))
+    gates.begin_step(90.0)
+    made = block.make_masked_weights().clone()
+    exact = torch.sigmoid(block.logits.detach() * 90.0)
+    assert ((made == 0) | (made >= 1e-20)).all() and (made == 0).any()
+    assert torch.equal(made[exact >= 1e-20], exact[exact >= 1e-20])
