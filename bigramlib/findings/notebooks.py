@@ -199,22 +199,19 @@ def take_outputs(notebook: Path, executed: Path) -> None:
     tidy(notebook)
 
 
-def tidy(path: Path) -> None:
+def tidy(notebook: Path) -> None:
     """Strip injected parameters, times, temporary metadata and progress bars from a notebook, so that only results remain."""
     import nbformat  # it comes with the extra "notebooks", which nothing else here needs
+    import nbstripout  # it comes with the extra "test"
 
-    notebook = nbformat.read(path, as_version=4)
-    notebook.metadata.pop("papermill", None)
-    notebook.cells = [cell for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
-    for cell in notebook.cells:
-        cell.metadata.pop("papermill", None)
-        cell.metadata.pop("execution", None)
-        if cell.metadata.get("tags") == []:
-            del cell.metadata["tags"]
-    executed = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.execution_count is not None]
-    for number, cell in enumerate(executed, 1):
-        cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
-        for counted in (cell, *(output for output in cell.outputs if "execution_count" in output)):
-            counted.execution_count = number
-    with written_whole(path) as temporary:
-        nbformat.write(notebook, temporary)
+    content = nbstripout.strip_output(
+        nbformat.read(notebook, as_version=4),
+        keep_output=True,
+        keep_count=True,
+        keep_id=True,
+        extra_keys=["metadata.papermill", "cell.metadata.papermill", "cell.metadata.execution"],
+        drop_tagged_cells=["injected-parameters"],
+        drop_output_types={"stream:stderr"},
+    )
+    with written_whole(notebook) as temporary:
+        nbformat.write(content, temporary)

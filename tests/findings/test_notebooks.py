@@ -260,9 +260,10 @@ def test_good_values_for_make_pass():
 
 
 def test_tidied_notebooks_keep_results_and_lose_times_and_progress(tmp_path):
-    cell = nbformat.v4.new_code_cell("1", execution_count=2, metadata={"papermill": {"duration": 3}, "tags": []})
+    cell = nbformat.v4.new_code_cell("1", execution_count=2, metadata={"papermill": {"duration": 3}, "execution": {}})
     cell.outputs = [
         nbformat.v4.new_output("stream", name="stderr", text="50%"),
+        nbformat.v4.new_output("stream", name="stdout", text="yes"),
         nbformat.v4.new_output("execute_result", data={"text/plain": "1"}, execution_count=2),
     ]
     path = tmp_path / "a.ipynb"
@@ -271,7 +272,14 @@ def test_tidied_notebooks_keep_results_and_lose_times_and_progress(tmp_path):
     tidy(path)
     tidied = nbformat.read(path, as_version=4)
     assert tidied.metadata == {}
-    assert [kept.source for kept in tidied.cells] == ["1"]
-    assert tidied.cells[0].metadata == {}
-    assert [output.output_type for output in tidied.cells[0].outputs] == ["execute_result"]
-    assert tidied.cells[0].execution_count == tidied.cells[0].outputs[0].execution_count == 1
+    assert [(kept.source, kept.id, kept.metadata) for kept in tidied.cells] == [("1", cell.id, {})]
+    assert tidied.cells[0].outputs == cell.outputs[1:]
+    assert tidied.cells[0].execution_count == 2
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_committed_notebooks_are_tidy(path, tmp_path):
+    copy = tmp_path / path.name
+    copy.write_bytes(path.read_bytes())
+    tidy(copy)
+    assert copy.read_bytes() == path.read_bytes()
