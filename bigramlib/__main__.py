@@ -1,55 +1,64 @@
-"""What `make` asks of the library: `python -m bigramlib check | claims | tidy`."""
+"""The commands behind `make`, from the root of a checkout: `python -m bigramlib reproduce | pretrain | notebooks | tidy`."""
 
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 from pathlib import Path
 
-from bigramlib.disk import written_whole
-from bigramlib.findings.parameters import PARAMETERS
+from bigramlib.findings.notebooks import NotebookError, execute_committed, pretrain, reproduce, tidy
 from bigramlib.findings.style import figure_folder
 from bigramlib.findings.summary import claims_table
-from bigramlib.models.loading import load_model
+
+DEFAULTS = {
+    "MODEL": "mini",
+    "CORPUS": "sotu",
+    "TEXT_COLUMN": "text",
+    "DEVICE": "cpu",
+    "NOTEBOOKS": "01 02 03 04 05 06 07 08 09",
+}
+"""The environment variables, which are make's variables too, that stand for options of `reproduce` not given."""
 
 
 def main() -> None:
-    """Check the variables of `make reproduce`, print the table of claims, or tidy executed notebooks."""
-    parser = argparse.ArgumentParser(prog="bigramlib", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    checked = commands.add_parser(
-        "check", help="say in one sentence what is wrong with these values, else name the model's folder"
-    )
-    for name in ("model", "corpus", "text-column", "device", "notebooks"):
-        checked.add_argument(f"--{name}", required=True)
-    shown = commands.add_parser("claims", help="print the claims checked for a model")
-    shown.add_argument("--model", required=True)
-    tidied = commands.add_parser("tidy", help="strip what changes with every execution from notebooks")
-    tidied.add_argument("notebooks", nargs="+", type=Path)
-    options = parser.parse_args()
+    """Execute notebooks, on a model and printing the table of its claims or as they are committed, or tidy them."""
+    options = command_line().parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends notebooks with their kernels, as Ctrl-C does
     try:
-        if options.command == "check":
-            check_values(options.model, options.corpus, options.device, options.notebooks.split(), options.text_column)
-            sys.stdout.write(f"{figure_folder(options.model, '.')}\n")
-        elif options.command == "claims":
-            sys.stdout.write(format_claims(options.model))
+        if options.command == "reproduce":
+            numbers = options.notebooks.split()
+            model = reproduce(options.model, options.corpus, options.text_column, options.device, numbers)
+            sys.stdout.write(format_claims(model))
+        elif options.command == "pretrain":
+            pretrain()
+        elif options.command == "notebooks":
+            execute_committed()
         else:
             for path in options.notebooks:
                 tidy(path)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, NotebookError) as error:
         sys.exit(f"make: {error}")
+    except ModuleNotFoundError as error:
+        sys.exit(f"make: {error.name} is missing; it comes with pip install '.[notebooks,test]'.")
+    except KeyboardInterrupt:
+        sys.exit("make: interrupted; what was trained so far is in the store.")
 
 
-def check_values(model: str, corpus: str, device: str, notebooks: list[str], text_column: str = "text") -> None:
-    """Raise ValueError, naming the value and the remedy, unless all of them can be used."""
-    known = sorted(path.stem[:2] for path in Path("notebooks").glob("[0-9][0-9]_*.ipynb"))
-    for number in notebooks or [""]:
-        if number not in known:
-            raise ValueError(f"NOTEBOOKS has {number!r}; choose from {' '.join(known)}.")
-    values = {"MODEL": model, "CORPUS": corpus, "DEVICE": device, "TEXT_COLUMN": text_column}
-    for name, value in values.items():
-        PARAMETERS[name.lower()](name, value)
-    load_model(model)
+def command_line() -> argparse.ArgumentParser:
+    """The commands and their options."""
+    parser = argparse.ArgumentParser(prog="bigramlib", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    reproduced = commands.add_parser("reproduce", help="execute notebooks on a model, then print the claims checked on it")
+    for name, default in DEFAULTS.items():
+        option = f"--{name.lower().replace('_', '-')}"
+        reproduced.add_argument(option, default=os.environ.get(name, default), help=f"else ${name}, else {default}")
+    commands.add_parser("pretrain", help="train mini again from nothing")
+    commands.add_parser("notebooks", help="execute the notebooks as they are committed, and keep their outputs")
+    tidied = commands.add_parser("tidy", help="strip what changes with every execution from notebooks")
+    tidied.add_argument("notebooks", nargs="+", type=Path)
+    return parser
 
 
 def format_claims(model: str) -> str:
@@ -58,27 +67,6 @@ def format_claims(model: str) -> str:
     table = table[table.holds != "not measured"]
     lines = [f"{row.holds:>10}  {row.claim}\n{'':12}paper: {row.paper}; ours: {row.ours}" for row in table.itertuples()]
     return "\n".join([f"Claims checked on {model} ({(table.holds == 'yes').sum()} of {len(table)} hold):", *lines, ""])
-
-
-def tidy(path: Path) -> None:
-    """Strip injected parameters, times, temporary metadata and progress bars from a notebook, so that only results remain."""
-    import nbformat  # it comes with the extra "notebooks", which nothing else here needs
-
-    notebook = nbformat.read(path, as_version=4)
-    notebook.metadata.pop("papermill", None)
-    notebook.cells = [cell for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
-    for cell in notebook.cells:
-        cell.metadata.pop("papermill", None)
-        cell.metadata.pop("execution", None)
-        if cell.metadata.get("tags") == []:
-            del cell.metadata["tags"]
-    executed = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.execution_count is not None]
-    for number, cell in enumerate(executed, 1):
-        cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
-        for counted in (cell, *(output for output in cell.outputs if "execution_count" in output)):
-            counted.execution_count = number
-    with written_whole(path) as temporary:
-        nbformat.write(notebook, temporary)
 
 
 if __name__ == "__main__":

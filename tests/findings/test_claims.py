@@ -1,12 +1,10 @@
-"""Claims are judged by what was measured, recorded once each, in order; values given to make are checked."""
+"""Claims are judged by what was measured, recorded once each, in order."""
 
 from concurrent.futures import ThreadPoolExecutor
 
-import nbformat
 import pandas as pd
-import pytest
 
-from bigramlib.__main__ import check_values, format_claims, tidy
+from bigramlib.__main__ import format_claims
 from bigramlib.findings.claims import CLAIMS, check, untestable
 from bigramlib.findings.style import figure_folder
 from bigramlib.findings.summary import claims_table
@@ -91,44 +89,3 @@ def test_claims_are_printed_with_what_holds(tmp_path, monkeypatch):
     check(figure_folder("mini", "figures"), "exists", r=0.96, density=0.04, **BETWEEN)
     assert "Claims checked on mini (1 of 1 hold)" in format_claims("mini")
     assert "paper: r > 0.95 with about 10M weights; ours: r 0.960 (0.955 to 0.965) with 4.00% kept" in format_claims("mini")
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        (("nothing/here", "sotu", "cpu", ["01"]), "There is no model 'nothing/here'"),
-        (("mini", "nowhere", "cpu", ["01"]), "There is no corpus 'nowhere'"),
-        (("mini", "sotu", "abacus", ["01"]), "DEVICE 'abacus' is not available here; use DEVICE=cpu"),
-        (("mini", "sotu", "cpu", ["77"]), "NOTEBOOKS has '77'; choose from 00 01 02"),
-        (("mini", "sotu", "cpu", []), "NOTEBOOKS has ''; choose from 00 01 02"),
-        (("", "sotu", "cpu", ["01"]), "MODEL is ''; give a name"),
-        (("mini", "", "cpu", ["01"]), "CORPUS is ''; give a name"),
-        (("mini", "sotu", "", ["01"]), "DEVICE is ''; give a name"),
-        (("mini", "sotu", "cpu", ["01"], ""), "TEXT_COLUMN is ''; give a name"),
-    ],
-)
-def test_unknown_values_for_make_get_one_sentence(values, message):
-    with pytest.raises(ValueError, match=message):
-        check_values(*values)
-
-
-def test_good_values_for_make_pass():
-    check_values("mini", "sotu", "cpu", ["01", "02"])
-
-
-def test_tidied_notebooks_keep_results_and_lose_times_and_progress(tmp_path):
-    cell = nbformat.v4.new_code_cell("1", execution_count=2, metadata={"papermill": {"duration": 3}, "tags": []})
-    cell.outputs = [
-        nbformat.v4.new_output("stream", name="stderr", text="50%"),
-        nbformat.v4.new_output("execute_result", data={"text/plain": "1"}, execution_count=2),
-    ]
-    path = tmp_path / "a.ipynb"
-    injected = nbformat.v4.new_code_cell("figures = 'here'", execution_count=1, metadata={"tags": ["injected-parameters"]})
-    nbformat.write(nbformat.v4.new_notebook(cells=[injected, cell], metadata={"papermill": {}}), path)
-    tidy(path)
-    tidied = nbformat.read(path, as_version=4)
-    assert tidied.metadata == {}
-    assert [kept.source for kept in tidied.cells] == ["1"]
-    assert tidied.cells[0].metadata == {}
-    assert [output.output_type for output in tidied.cells[0].outputs] == ["execute_result"]
-    assert tidied.cells[0].execution_count == tidied.cells[0].outputs[0].execution_count == 1

@@ -20,13 +20,13 @@ from bigramlib import (
     load_corpus,
     load_model,
 )
-from bigramlib.__main__ import check_values
 from bigramlib.analysis.behaviours import Behaviour
 from bigramlib.analysis.circuits import part
 from bigramlib.analysis.lenses import lens_report, ridge_maps
 from bigramlib.analysis.overlap import overlap_test
 from bigramlib.analysis.residual import ResidualMoments
 from bigramlib.findings.claims import check, untestable
+from bigramlib.findings.notebooks import check_values
 from bigramlib.subnetworks.published import load_published
 from bigramlib.text.sources import read_documents
 

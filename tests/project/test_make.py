@@ -1,21 +1,25 @@
-"""make: values reach the notebooks as they were typed, the store is one, and only `make clean` removes anything."""
+"""make: values reach the library as they were typed, the store is one, and only `make clean` removes anything."""
 
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 
-from bigramlib.models.loading import EMBEDDED
-from bigramlib.models.packages import PACKAGED
+from bigramlib.__main__ import DEFAULTS
 
 ROOT = Path(__file__).parents[2]
-SETTINGS = ("HF_HUB_DISABLE_TELEMETRY", "WANDB_MODE", "BIGRAMLIB_TEXT_PROGRESS", "TQDM_MININTERVAL")
 RECORDER = """#!/bin/sh
 for value in "$@"; do printf '%s\\n' "$value"; done > "{calls}/$(basename "$0") $$"
 env > "{calls}/env"
-case "$3" in check) [ -z "$REFUSED" ] || {{ echo "$REFUSED" >&2; exit 1; }}; echo "${{FOLDER-a-folder}}";; esac
+"""
+NOTEBOOK = """
+from pathlib import Path
+Path(figures).mkdir(exist_ok=True)
+(Path(figures) / "given").write_text("\\n".join([model, corpus, text_column, device]))
 """
 
 
@@ -25,12 +29,12 @@ class Checkout:
     def __init__(self, root):
         self.root, self.calls = root, root.parent / "calls"
         self.calls.mkdir()
-        for folder in (".venv/bin", "notebooks/settings", "figures/mini", "tests"):
+        for folder in (".venv/bin", "notebooks", "figures/mini"):
             (root / folder).mkdir(parents=True)
         shutil.copy(ROOT / "Makefile", root)
-        for file in ("pyproject.toml", "constraints.txt", ".venv/ready", "notebooks/01_a.ipynb", "notebooks/02_b.ipynb"):
+        for file in ("pyproject.toml", "constraints.txt", ".venv/ready"):
             (root / file).touch()
-        for name in ("python", "papermill", "jupyter"):
+        for name in ("python", "jupyter", "ruff", "mypy", "lint-imports"):
             self.stub(name, RECORDER.format(calls=self.calls))
 
     def stub(self, name, script):
@@ -38,18 +42,8 @@ class Checkout:
         (self.root / ".venv/bin" / name).chmod(0o755)
 
     def begin(self, *arguments, **environment):
-        outside = {
-            "MAKEFLAGS",
-            "MFLAGS",
-            "MAKELEVEL",
-            "MODEL",
-            "CORPUS",
-            "TEXT_COLUMN",
-            "DEVICE",
-            "NOTEBOOKS",
-            "BIGRAMLIB_STORE",
-        }
-        inherited = {name: value for name, value in os.environ.items() if name not in {*outside, *SETTINGS}}
+        outside = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "BIGRAMLIB_STORE", *DEFAULTS}
+        inherited = {name: value for name, value in os.environ.items() if name not in outside}
         return subprocess.Popen(
             ["make", "-s", *arguments],
             cwd=self.root,
@@ -61,17 +55,12 @@ class Checkout:
 
     def make(self, *arguments, **environment):
         process = self.begin(*arguments, **environment)
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=120)
         return process.returncode, output
 
     def called(self, name):
         """The arguments of each call of a stub."""
         return [file.read_text().splitlines() for file in self.calls.glob(f"{name} *")]
-
-    def given(self):
-        """What the only notebook run by papermill got, by parameter."""
-        (call,) = self.called("papermill")
-        return {call[at + 1]: call[at + 2] for at, value in enumerate(call) if value == "-r"}
 
     def environment(self):
         return dict(line.split("=", 1) for line in (self.calls / "env").read_text().splitlines() if "=" in line)
@@ -82,129 +71,84 @@ def checkout(tmp_path):
     return Checkout(tmp_path / "a check out")
 
 
-@pytest.mark.parametrize("variable", ["MODEL", "CORPUS"])
+@pytest.mark.parametrize("how", ["argument", "environment"])
 @pytest.mark.parametrize(
-    "name",
-    [
-        "texts",
-        "./texts",
-        "texts/a.jsonl",
-        "with a space/b.txt",
-        "it's",
-        'a"quote',
-        "a$b",
-        "a$(b",
-        "a`id`",
-        "文章",
-        "a#b",
-        "a.b",
-    ],
-)
-def test_what_lies_beside_the_makefile_is_found_from_the_notebooks(checkout, variable, name):
-    (checkout.root / name).parent.mkdir(parents=True, exist_ok=True)
-    (checkout.root / name).touch()
-    code, output = checkout.make("reproduce", "NOTEBOOKS=01", f"{variable}={name}")
+    "value",
+    ["texts", "", "a space/b.txt", "it's", 'the "text" of $it', "a$b", "$(shell id)", "a`id`", "文章", "a#b", "a\\b", "~/c"],
+)  # fmt: skip
+def test_values_reach_the_library_as_they_were_typed(checkout, value, how):
+    given = dict.fromkeys([*DEFAULTS, "BIGRAMLIB_STORE"], value)
+    arguments, outside = (map("=".join, given.items()), {}) if how == "argument" else ([], given)
+    code, output = checkout.make("reproduce", *arguments, **outside)
     assert code == 0, output
-    given = Path(checkout.given()[variable.lower()])
-    assert given.is_absolute() and given.samefile(checkout.root / name)
-    checks = [call for call in checkout.called("python") if "check" in call]
-    assert f"--{variable.lower()}={given}" in checks[0]
+    assert checkout.environment().items() >= given.items()
 
 
-@pytest.mark.parametrize("value", ["alice/base", "alice/base@step3", "gpt2", "hf:allenai/c4:en:train", "/nowhere/at/all"])
-def test_a_name_of_nothing_here_stays_as_it_is(checkout, value):
-    checkout.make("reproduce", "NOTEBOOKS=01", f"MODEL={value}", f"CORPUS={value}")
-    assert checkout.given()["model"] == checkout.given()["corpus"] == value
+def test_what_is_not_given_is_left_to_the_library(checkout):
+    checkout.make("reproduce")
+    assert not {*DEFAULTS, "BIGRAMLIB_STORE"} & set(checkout.environment())
 
 
-@pytest.mark.parametrize("value", ["hf:data", "hf:data:en", "hf:data:en:train", "hf:data: of mine"])
-def test_a_local_dataset_is_named_by_where_it_lies(checkout, value):
-    (checkout.root / "data").mkdir()
-    (checkout.root / "data: of mine").mkdir()
-    checkout.make("reproduce", "NOTEBOOKS=01", f"CORPUS={value}")
-    assert checkout.given()["corpus"] == value.replace("data", f"{checkout.root}/data", 1)
+@pytest.mark.parametrize("target", ["reproduce", "pretrain", "notebooks"])
+def test_notebooks_are_executed_by_the_library(checkout, target):
+    assert checkout.make(target) == (0, "")
+    assert checkout.called("python") == [["-m", "bigramlib", target]]
 
 
-def test_names_that_the_library_knows_are_not_taken_for_folders(checkout):
-    known = [line.partition(":= ")[2].split() for line in (ROOT / "Makefile").read_text().splitlines() if "MODELS :=" in line]
-    assert known == [[*EMBEDDED, "stories15m", "smollm2-135m-instruct", "gemma-3-270m"]] and set(known[0]) == {
-        *EMBEDDED,
-        *PACKAGED,
-    }
-    for name in ("mini", "mini@step256", "sotu", "self"):
-        (checkout.root / name).mkdir()
-    checkout.make("reproduce", "NOTEBOOKS=01", "MODEL=mini@step256", "CORPUS=self")
-    assert checkout.given()["model"] == "mini@step256" and checkout.given()["corpus"] == "self"
+def test_values_with_spaces_and_quotes_reach_the_notebook_from_the_command_line_of_make(checkout, tmp_path):
+    checkout.stub("python", f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" "$@"\n')
+    cells = [
+        nbformat.v4.new_code_cell("figures = None", metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell(NOTEBOOK),
+    ]
+    metadata = {"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), checkout.root / "notebooks/01_a.ipynb")
+    (checkout.root / "it's my $text.txt").write_text("text")
+    given = ["NOTEBOOKS=01", "CORPUS=it's my $text.txt", 'TEXT_COLUMN=the "text" of $it']
+    code, output = checkout.make("reproduce", *given, BIGRAMLIB_STORE=str(tmp_path / "store"))
+    assert code == 0, output
+    assert "== notebook 01 on mini\n" in output and "Claims checked on mini (0 of 0 hold):" in output
+    expected = ["mini", f"{checkout.root}/it's my $text.txt", 'the "text" of $it', "cpu"]
+    assert (checkout.root / "figures/given").read_text().splitlines() == expected
+    code, output = checkout.make("reproduce", "MODEL=mistyped", BIGRAMLIB_STORE=str(tmp_path / "store"))
+    assert code != 0 and output.startswith("make: NOTEBOOKS has '02'; choose from 01.\n")
 
 
-def test_other_values_and_the_home_folder_reach_the_notebook(checkout, tmp_path):
-    values = {"CORPUS": "~/my texts", "DEVICE": "cuda:0", "TEXT_COLUMN": 'the "text" of $it'}
-    checkout.make("reproduce", "NOTEBOOKS=01", *(f"{name}={value}" for name, value in values.items()), HOME=str(tmp_path))
-    given = checkout.given()
-    assert given["corpus"] == f"{tmp_path}/my texts"
-    assert (given["device"], given["text_column"]) == (values["DEVICE"], values["TEXT_COLUMN"])
-    assert given["figures"] == f"{checkout.root}/figures"
+@pytest.mark.parametrize("target", ["reproduce", "pretrain", "notebooks", "lab", "bench", "test"])
+def test_a_failing_command_fails_the_target(checkout, target):
+    for name in ("python", "jupyter"):
+        checkout.stub(name, "#!/bin/sh\nexit 3\n")
+    assert checkout.make(target)[0] != 0
 
 
-def test_notebooks_run_in_order_with_the_settings_of_their_model_and_are_kept_by_model(checkout):
-    settings = checkout.root / "notebooks/settings/mini/02.yaml"
-    settings.parent.mkdir()
-    settings.touch()
-    code, output = checkout.make("reproduce", "NOTEBOOKS=02 01")
-    assert code == 0 and [line[12:14] for line in output.splitlines() if line.startswith("== ")] == ["02", "01"]
-    calls = {call[call.index("--log-output") + 1]: call for call in checkout.called("papermill")}
-    assert "notebooks/settings/mini/02.yaml" in calls["notebooks/02_b.ipynb"] and "-f" not in calls["notebooks/01_a.ipynb"]
-    assert ".executed/a-folder/02.ipynb" in calls["notebooks/02_b.ipynb"]
+def test_all_checks_are_made_before_the_notebooks_are_executed_anew(checkout):
+    assert checkout.make("test")[0] == 0
+    assert checkout.called("ruff") and checkout.called("mypy") == checkout.called("lint-imports") == [[]]
+    tests = [["-m", "pytest", "-q"], ["-m", "pytest", "-q", "-s", "tests/project/committed_notebooks.py"]]
+    assert sorted(checkout.called("python")) == tests
 
 
-def test_a_refused_value_runs_nothing_and_leaves_nothing(checkout):
-    code, output = checkout.make("reproduce", "MODEL=mistyped", REFUSED="make: There is no model 'mistyped'.")
-    assert code != 0 and output.splitlines()[0] == "make: There is no model 'mistyped'."
-    assert not checkout.called("papermill")
-    assert not (checkout.root / ".executed").exists() and not (checkout.root / ".store").exists()
-
-
-def test_a_failing_notebook_ends_the_run(checkout):
-    checkout.stub("papermill", "#!/bin/sh\nexit 3\n")
-    assert checkout.make("reproduce")[0] != 0
-    assert not [call for call in checkout.called("python") if "claims" in call]
-
-
-@pytest.mark.parametrize("target", ["reproduce", "lab", "bench"])
 @pytest.mark.parametrize(
     ("named", "expected"),
-    [(None, "{root}/.store"), ("", "{root}/.store"), ("my store", "{root}/my store"), ("/a b/c", "/a b/c")],
+    [(None, None), ("", ""), ("my store", "{root}/my store"), ("/a b/c", "/a b/c"), ("~/a$b", "~/a$b"), ("a$b", "{root}/a$b")],
 )
-def test_reproduce_lab_and_bench_share_one_store(checkout, target, named, expected):
-    checkout.make(target, **({} if named is None else {"BIGRAMLIB_STORE": named}))
-    assert checkout.environment()["BIGRAMLIB_STORE"] == expected.format(root=checkout.root)
+@pytest.mark.parametrize("how", ["argument", "environment"])
+def test_relative_stores_count_from_the_checkout_in_jupyterlab_too(checkout, named, expected, how):
+    given = {} if named is None else {"BIGRAMLIB_STORE": named}
+    checkout.make("lab", *map("=".join, given.items())) if how == "argument" else checkout.make("lab", **given)
+    found = checkout.environment().get("BIGRAMLIB_STORE")
+    assert found == (expected and expected.format(root=checkout.root))
 
 
-@pytest.mark.parametrize("target", ["test", "notebooks", "pretrain"])
-def test_tests_and_committed_notebooks_keep_out_of_the_users_store(checkout, target):
-    for name in ("ruff", "mypy"):
-        checkout.stub(name, "#!/bin/sh\n")
-    checkout.make(target, f"BIGRAMLIB_STORE={checkout.root}/mine")
-    assert checkout.environment()["BIGRAMLIB_STORE"].startswith(f"{checkout.root}/.executed/")
-
-
-def test_headless_settings_reach_headless_runs_only(checkout):
-    checkout.make("reproduce")
-    assert set(SETTINGS) <= set(checkout.environment())
-    checkout.make("lab")
-    assert not set(SETTINGS) & set(checkout.environment())
-
-
-def test_runs_for_other_models_and_at_the_same_time_keep_each_others_masks(checkout):
-    checkout.stub("papermill", '#!/bin/sh\nmkdir -p "$BIGRAMLIB_STORE" && sleep $SLEEP && touch "$BIGRAMLIB_STORE/$FOLDER"\n')
+def test_runs_at_the_same_time_do_not_disturb_each_other(checkout):
+    checkout.stub("python", '#!/bin/sh\nmkdir -p .store && sleep $SLEEP && touch ".store/$FOLDER"\n')
     masks = checkout.root / ".store"
-    assert checkout.make("reproduce", "NOTEBOOKS=01", FOLDER="first", SLEEP="0")[0] == 0
-    slow = checkout.begin("reproduce", "NOTEBOOKS=01", FOLDER="slow", SLEEP="2")
-    assert checkout.make("reproduce", "NOTEBOOKS=01", FOLDER="quick", SLEEP="0")[0] == 0
-    assert checkout.make("reproduce", "NOTEBOOKS=01", FOLDER="third", SLEEP="0")[0] == 0
-    assert slow.poll() is None and {file.name for file in masks.iterdir()} == {"first", "quick", "third"}
+    assert checkout.make("reproduce", FOLDER="first", SLEEP="0")[0] == 0
+    slow = checkout.begin("reproduce", FOLDER="slow", SLEEP="2")
+    assert checkout.make("reproduce", FOLDER="quick", SLEEP="0")[0] == 0
+    assert slow.poll() is None and {file.name for file in masks.iterdir()} == {"first", "quick"}
     slow.communicate(timeout=60)
-    assert slow.returncode == 0 and {file.name for file in masks.iterdir()} == {"first", "quick", "third", "slow"}
+    assert slow.returncode == 0 and {file.name for file in masks.iterdir()} == {"first", "quick", "slow"}
 
 
 def test_clean_removes_what_is_the_checkouts_own_and_says_so(checkout, tmp_path):

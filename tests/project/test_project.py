@@ -47,7 +47,7 @@ def test_hooks_before_a_commit_are_the_checks_of_make_and_the_tidying_of_noteboo
     assert entries == [f".venv/bin/{command}" for command in ("ruff check", "ruff format", "mypy", "python -m bigramlib tidy")]
     makefile = (ROOT / "Makefile").read_text()
     assert "BIN := .venv/bin\n" in makefile
-    for command in ("ruff check .", "ruff format --check .", "mypy", "python -m bigramlib tidy"):
+    for command in ("ruff check .", "ruff format --check .", "mypy"):
         assert f"$(BIN)/{command}" in makefile
 
 

@@ -1,0 +1,217 @@
+"""Executes the numbered notebooks: on a model of the user's choice, as they are committed, or the one that trains mini."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from bigramlib.disk import written_whole
+from bigramlib.findings.parameters import PARAMETERS
+from bigramlib.findings.style import figure_folder
+from bigramlib.models.loading import EMBEDDED, load_model
+from bigramlib.models.packages import PACKAGED
+from bigramlib.store import store_root
+
+NOTEBOOKS = Path("notebooks")
+EXECUTED = Path(".executed")
+OWN_STORE = EXECUTED / "store"
+MASKS = Path("tests/subnetworks.zip")
+CORPORA = ("sotu", "self")
+HEADLESS = {
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "WANDB_MODE": "disabled",
+    "BIGRAMLIB_TEXT_PROGRESS": "1",
+    "TQDM_MININTERVAL": "3",
+}
+"""Environment variables of notebooks that are executed without JupyterLab."""
+
+
+class NotebookError(Exception):
+    """A notebook did not reach its end."""
+
+
+def reproduce(model: str, corpus: str, text_column: str, device: str, numbers: list[str]) -> str:
+    """Execute notebooks on a model; figures go to figures/<model>/, executed notebooks to .executed/<model>/.
+
+    The working directory is the root of a checkout, also in the other functions here. Parameters of a model whose figures were
+    not made with the notebooks' defaults are in notebooks/settings/MODEL/NN.yaml.
+
+    Args:
+        model: as `load_model` takes it; relative paths count from the working directory.
+        corpus: as `load_corpus` takes it; relative paths count from the working directory.
+        text_column: the column or key of the corpus that holds the text.
+        device: a device of PyTorch, such as "cuda".
+        numbers: the two digits that each notebook's name begins with, in the order of execution.
+
+    Returns:
+        The model as the notebooks got it: a path is absolute.
+
+    Raises:
+        ValueError: a value cannot be used; no notebook was executed.
+        NotebookError: a notebook did not reach its end; those after it were not executed.
+    """
+    import yaml  # it comes with papermill
+
+    typed, model, corpus = model, located(model, {*EMBEDDED, *PACKAGED}), located(corpus, CORPORA)
+    check_values(model, corpus, device, numbers, text_column)
+    store = store_root()
+    if Path(".store/reproduce").is_dir():
+        say(f"make: masks of an earlier version: cp -Rn .store/reproduce/. {shlex.quote(str(store))} keeps them")
+    given = {"model": model, "corpus": corpus, "text_column": text_column, "device": device}
+    for number in numbers:
+        say(f"== notebook {number} on {typed}")
+        own = Path(f"{NOTEBOOKS}/settings/{typed}/{number}.yaml")
+        parameters = yaml.safe_load(own.read_text()) if own.is_file() else {}
+        output = Path(f"{figure_folder(model, EXECUTED)}/{number}.ipynb")
+        execute(numbered(number), output, store, parameters | given | {"figures": str(Path("figures").absolute())})
+    return model
+
+
+def located(value: str, known: Collection[str]) -> str:
+    """A model or corpus as a notebook takes it, whose working directory is another: what lies here gets its absolute path.
+
+    Names of nothing here stay as they are, and so do known names, even where a folder is called so.
+    """
+    if value.partition("@")[0] in known:
+        return value
+    scheme, dataset = ("hf:", value.removeprefix("hf:")) if value.startswith("hf:") else ("", value)
+    if scheme and not exists(dataset):
+        path, colon, rest = dataset.partition(":")
+    else:
+        path, colon, rest = dataset, "", ""
+    path = os.path.expanduser(path)  # noqa: PTH111 (an unknown ~user is no error)
+    return f"{scheme}{Path(path).absolute() if exists(path) else path}{colon}{rest}"
+
+
+def exists(path: str) -> bool:
+    """Whether there is such a file or folder; what no file can be called is none."""
+    return os.path.exists(path)  # noqa: PTH110 (Path.exists raises OSError for long names)
+
+
+def check_values(model: str, corpus: str, device: str, numbers: list[str], text_column: str = "text") -> None:
+    """Raise ValueError, naming the value and the remedy, unless all of them can be used."""
+    known = sorted(path.stem[:2] for path in NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+    for number in numbers or [""]:
+        if number not in known:
+            raise ValueError(f"NOTEBOOKS has {number!r}; choose from {' '.join(known)}.")
+    values = {"MODEL": model, "CORPUS": corpus, "DEVICE": device, "TEXT_COLUMN": text_column}
+    for name, value in values.items():
+        PARAMETERS[name.lower()](name, value)
+    load_model(model)
+
+
+def numbered(number: str) -> Path:
+    """The notebook whose name begins with a number of two digits."""
+    return next(NOTEBOOKS.glob(f"{number}_*.ipynb"))
+
+
+def say(sentence: str) -> None:
+    """Print a sentence at once, before what the notebooks log."""
+    sys.stdout.write(f"{sentence}\n")
+    sys.stdout.flush()
+
+
+def pretrain() -> None:
+    """Train mini again from nothing, by notebook 00, into the package's assets."""
+    parameters = {"setting": "mini", "figures": str(Path("figures").absolute())}
+    execute(numbered("00"), EXECUTED / "00.ipynb", OWN_STORE, parameters)
+
+
+def execute_committed() -> None:
+    """Execute notebooks 00 to 09 with their own parameters, and keep their new outputs, figures and masks.
+
+    Masks of earlier runs are used again; to train all from nothing, remove tests/subnetworks.zip and .executed/store first.
+    Notebook 10 is left out: it surveys the models in the user's store, by `make reproduce NOTEBOOKS=10`.
+    """
+    if MASKS.exists():
+        shutil.unpack_archive(MASKS, OWN_STORE)
+    for path in sorted(NOTEBOOKS.glob("0*.ipynb")):
+        executed = EXECUTED / path
+        copy_with_figures(path, executed, "../figures")
+        execute(executed, executed, OWN_STORE, {})
+        take_outputs(path, executed)
+    with written_whole(MASKS) as temporary:
+        shutil.make_archive(str(temporary.with_suffix("")), "zip", OWN_STORE, "subnetworks")
+
+
+def execute(notebook: Path, output: Path, store: Path, parameters: Mapping[str, object]) -> None:
+    """Execute a notebook in the folder of the notebooks; its outputs are kept and logged as they come, also if it fails.
+
+    Args:
+        notebook: the notebook.
+        output: where it is kept with its outputs.
+        store: the store of this run.
+        parameters: values that take the place of its own.
+
+    Raises:
+        NotebookError: it did not reach its end.
+    """
+    import papermill  # it comes with the extra "notebooks", which nothing else here needs
+    from nbclient.exceptions import DeadKernelError
+
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("papermill").setLevel(logging.INFO)
+    os.environ.update(HEADLESS | {"BIGRAMLIB_STORE": str(store.absolute())})
+    output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        papermill.execute_notebook(
+            notebook, output, parameters, kernel_name="python3", cwd=NOTEBOOKS, progress_bar=False, log_output=True
+        )
+    except papermill.PapermillExecutionError as error:
+        raise NotebookError(f"{error}notebook {notebook.name} failed ({error.ename}: {error.evalue}); see {output}") from error
+    except DeadKernelError as error:
+        raise NotebookError(f"notebook {notebook.name} was ended before its last cell ({error}); see {output}") from error
+
+
+def copy_with_figures(notebook: Path, copy: Path, folder: str) -> None:
+    """Copy a notebook and have the copy write its figures into a folder; all else, outputs included, is the same.
+
+    Raises:
+        ValueError: it has no parameter `figures = None`.
+    """
+    import nbformat  # it comes with the extra "notebooks", which nothing else here needs
+
+    content = nbformat.read(notebook, as_version=4)
+    tagged = [cell for cell in content.cells if "parameters" in cell.metadata.get("tags", [])]
+    lines = tagged[0].source.splitlines() if len(tagged) == 1 else []
+    if lines.count("figures = None") != 1:
+        raise ValueError(f"{notebook} needs one cell tagged 'parameters' with a line `figures = None`.")
+    tagged[0].source = "\n".join(f"figures = {folder!r}" if line == "figures = None" else line for line in lines)
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(content, copy)
+
+
+def take_outputs(notebook: Path, executed: Path) -> None:
+    """Give the code cells of a notebook the outputs of its executed copy."""
+    import nbformat  # it comes with the extra "notebooks", which nothing else here needs
+
+    content, copy = (nbformat.read(path, as_version=4) for path in (notebook, executed))
+    for cell, new in zip(content.cells, copy.cells, strict=True):
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = new.outputs, new.execution_count
+    with written_whole(notebook) as temporary:
+        nbformat.write(content, temporary)
+    tidy(notebook)
+
+
+def tidy(notebook: Path) -> None:
+    """Strip injected parameters, times, temporary metadata and progress bars from a notebook, so that only results remain."""
+    import nbformat  # it comes with the extra "notebooks", which nothing else here needs
+    import nbstripout  # it comes with the extra "test"
+
+    content = nbstripout.strip_output(
+        nbformat.read(notebook, as_version=4),
+        keep_output=True,
+        keep_count=True,
+        keep_id=True,
+        extra_keys=["metadata.papermill", "cell.metadata.papermill", "cell.metadata.execution"],
+        drop_tagged_cells=["injected-parameters"],
+        drop_output_types={"stream:stderr"},
+    )
+    with written_whole(notebook) as temporary:
+        nbformat.write(content, temporary)

@@ -1,0 +1,285 @@
+"""Notebooks are executed with the values given, checked before any work; what fails or is interrupted is said in a sentence."""
+
+import os
+import signal
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+import yaml
+
+from bigramlib.__main__ import DEFAULTS, main
+from bigramlib.findings.notebooks import HEADLESS, check_values, copy_with_figures, located, tidy
+from bigramlib.store import store_root
+
+ROOT = Path(__file__).parents[2]
+KERNEL = {"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}}
+KNOWN = ("mini", "sotu", "self")
+
+
+def write_notebook(path, *sources, parameters="figures = None"):
+    tagged = nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
+    cells = [nbformat.v4.new_markdown_cell("# Title"), tagged, *map(nbformat.v4.new_code_cell, sources)]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=KERNEL), path)
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A working directory with notebooks, and an environment that is as before when the test ends."""
+    root = tmp_path / "a check out"
+    for folder in ("notebooks/settings", "tests"):
+        (root / folder).mkdir(parents=True)
+    for name in ("00_c", "01_a", "02_b"):
+        write_notebook(root / f"notebooks/{name}.ipynb", "1 + 1")
+    monkeypatch.chdir(root)
+    for name in HEADLESS:
+        monkeypatch.setenv(name, "1")
+    for name in DEFAULTS:
+        monkeypatch.delenv(name, raising=False)
+    return root
+
+
+@pytest.fixture
+def executed(checkout, monkeypatch):
+    """The notebooks that papermill is asked to execute, by number: what it is given, and in which environment."""
+    calls = {}
+
+    def record(notebook, output, parameters, **options):
+        calls[notebook.name[:2]] = {"output": output, **parameters, **options, "environment": dict(os.environ)}
+
+    monkeypatch.setattr(papermill, "execute_notebook", record)
+    return calls
+
+
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["bigramlib", *arguments])
+    main()
+
+
+@pytest.mark.parametrize("scheme", ["", "hf:"])
+@pytest.mark.parametrize(
+    "name",
+    ["texts", "./texts", "texts/a.txt", "a space/b.txt", "it's", 'a"quote', "a$(b", "a`id`", "文章", "a#b", "a: of mine"],
+)  # fmt: skip
+def test_what_lies_in_the_working_directory_is_found_from_the_notebooks(checkout, name, scheme):
+    (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+    (checkout / name).touch()
+    found = located(scheme + name, KNOWN)
+    path = Path(found.removeprefix(scheme))
+    assert found.startswith(scheme) and path.is_absolute() and path.samefile(checkout / name)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["alice/base", "alice/base@step3", "gpt2", "hf:allenai/c4:en:train", "", "a" * 5000, "mini", "mini@step256", "self"],
+)  # fmt: skip
+def test_a_name_of_nothing_here_and_a_known_name_stay_as_they_are(checkout, value):
+    for name in ("mini", "mini@step256", "sotu", "self"):
+        (checkout / name).mkdir()
+    assert located(value, KNOWN) == value
+
+
+@pytest.mark.parametrize("value", ["hf:data", "hf:data:en", "hf:data:en:train"])
+def test_a_local_dataset_is_named_by_where_it_lies(checkout, value):
+    (checkout / "data").mkdir()
+    assert located(value, KNOWN) == value.replace("data", f"{checkout}/data", 1)
+
+
+def test_the_home_folder_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "my data").mkdir()
+    assert located("~/my texts", KNOWN) == f"{tmp_path}/my texts"
+    assert located("hf:~/my data:en", KNOWN) == f"hf:{tmp_path}/my data:en"
+
+
+def test_a_folder_called_like_a_known_model_or_corpus_is_not_taken_for_it(executed, checkout, monkeypatch):
+    for name in ("mini", "sotu"):
+        (checkout / name).mkdir()
+    run(monkeypatch, "reproduce", "--notebooks=01")
+    assert (executed["01"]["model"], executed["01"]["corpus"]) == ("mini", "sotu")
+
+
+def test_values_reach_every_notebook_in_order_from_options_or_the_environment(executed, checkout, monkeypatch, capfd):
+    (checkout / "my text.txt").write_text("text")
+    monkeypatch.setenv("TEXT_COLUMN", 'the "text" of $it')
+    run(monkeypatch, "reproduce", "--corpus=my text.txt", "--notebooks=02 01")
+    assert list(executed) == ["02", "01"]
+    for given in executed.values():
+        assert given["model"] == "mini" and given["corpus"] == f"{checkout}/my text.txt"
+        assert given["text_column"] == 'the "text" of $it' and given["device"] == "cpu"
+        assert given["figures"] == f"{checkout}/figures" and given["cwd"] == Path("notebooks")
+    assert executed["01"]["output"] == Path(".executed/mini/01.ipynb")
+    lines = capfd.readouterr().out.splitlines()
+    assert lines == ["== notebook 02 on mini", "== notebook 01 on mini", "Claims checked on mini (0 of 0 hold):"]
+
+
+def test_settings_of_a_model_take_the_place_of_defaults_but_not_of_what_was_given(executed, checkout, monkeypatch):
+    (checkout / "notebooks/settings/mini").mkdir()
+    (checkout / "notebooks/settings/mini/02.yaml").write_text(yaml.safe_dump({"penalties": [3, 10], "device": "cuda"}))
+    run(monkeypatch, "reproduce", "--notebooks=01 02")
+    assert "penalties" not in executed["01"]
+    assert executed["02"]["penalties"] == [3, 10] and executed["02"]["device"] == "cpu"
+
+
+@pytest.mark.parametrize("named", [None, "", "my store", "/a b/c"])
+def test_reproduce_uses_the_users_store_and_says_where_masks_of_before_are(executed, checkout, monkeypatch, named, capfd):
+    (checkout / ".store/reproduce").mkdir(parents=True)
+    monkeypatch.delenv("BIGRAMLIB_STORE") if named is None else monkeypatch.setenv("BIGRAMLIB_STORE", named)
+    expected = str(checkout / named if named else store_root())
+    run(monkeypatch, "reproduce", "--notebooks=01")
+    environment = executed["01"]["environment"]
+    assert environment["BIGRAMLIB_STORE"] == expected and environment.items() >= HEADLESS.items()
+    assert "make: masks of an earlier version: cp -Rn .store/reproduce/. " in capfd.readouterr().out
+
+
+def test_mini_and_committed_notebooks_are_made_in_a_store_apart(executed, checkout, monkeypatch):
+    monkeypatch.setenv("BIGRAMLIB_STORE", str(checkout / "mine"))
+    run(monkeypatch, "pretrain")
+    assert executed["00"]["setting"] == "mini" and executed["00"]["figures"] == f"{checkout}/figures"
+    assert executed["00"]["environment"]["BIGRAMLIB_STORE"] == f"{checkout}/.executed/store"
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        ("--model=mistyped", "There is no model 'mistyped'"),
+        ("--corpus=mistyped", "There is no corpus 'mistyped'"),
+        ("--notebooks=01 77", "NOTEBOOKS has '77'; choose from 00 01 02"),
+        ("--device=abacus", "DEVICE 'abacus' is not available here"),
+        ("--text-column=", "TEXT_COLUMN is ''; give a name"),
+    ],
+)
+def test_a_refused_value_executes_nothing_and_leaves_nothing(executed, checkout, monkeypatch, option, sentence):
+    before = sorted(checkout.rglob("*"))
+    with pytest.raises(SystemExit, match=f"^make: {sentence}"):
+        run(monkeypatch, "reproduce", "--notebooks=01", option)
+    assert not executed and sorted(checkout.rglob("*")) == before
+
+
+def test_a_failing_notebook_ends_the_run_and_is_named_with_its_error(checkout, monkeypatch, capfd):
+    write_notebook(checkout / "notebooks/01_a.ipynb", "raise ValueError('There is no tea.')")
+    with pytest.raises(
+        SystemExit, match=r"notebook 01_a.ipynb failed \(ValueError: There is no tea.\); see .executed/mini/01.ipynb$"
+    ):
+        run(monkeypatch, "reproduce", "--notebooks=01 02")
+    outputs = [
+        cell.outputs for cell in nbformat.read(".executed/mini/01.ipynb", as_version=4).cells if cell.cell_type == "code"
+    ]
+    assert outputs[-1][0].evalue == "There is no tea."
+    assert "Claims" not in capfd.readouterr().out and not Path(".executed/mini/02.ipynb").exists()
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_ends_its_kernel_and_says_so(checkout, sent):
+    write_notebook(
+        checkout / "notebooks/01_a.ipynb", "import os, time\nprint('kernel', os.getpid(), flush=True)\ntime.sleep(100)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bigramlib", "reproduce", "--notebooks=01"],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    kernel = next(int(line.split()[1]) for line in process.stdout if line.startswith("kernel "))
+    process.send_signal(sent)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode not in (0, None)
+    assert output.splitlines()[-1] == "make: interrupted; what was trained so far is in the store."
+    with pytest.raises(ProcessLookupError):
+        os.kill(kernel, 0)
+
+
+def test_committed_notebooks_get_new_outputs_and_nothing_else(checkout, monkeypatch):
+    source = "import sys\nfrom pathlib import Path\nprint('50 %', file=sys.stderr)\nprint(figures)\nPath(figures).mkdir()"
+    masks = (
+        "import os\nfor folder in ('subnetworks', 'locks'):\n    os.makedirs(f\"{os.environ['BIGRAMLIB_STORE']}/{folder}\")\n"
+    )
+    for path in Path("notebooks").glob("0*.ipynb"):
+        path.unlink()
+    write_notebook(Path("notebooks/01_a.ipynb"), source, masks)
+    write_notebook(Path("notebooks/10_z.ipynb"), "this is not executed")
+    before = nbformat.read("notebooks/01_a.ipynb", as_version=4)
+    run(monkeypatch, "notebooks")
+    after = nbformat.read("notebooks/01_a.ipynb", as_version=4)
+    code = [cell for cell in after.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == [1, 2, 3]
+    assert [[dict(output) for output in cell.outputs] for cell in code] == [
+        [], [{"output_type": "stream", "name": "stdout", "text": "../figures\n"}], [],
+    ]  # fmt: skip
+    for cell in code:
+        cell.outputs, cell.execution_count = [], None
+    assert after == before and (checkout / "figures").is_dir()
+    assert zipfile.ZipFile("tests/subnetworks.zip").namelist() == ["subnetworks/"]
+
+
+def test_masks_that_are_kept_are_used_by_committed_notebooks(executed, checkout, monkeypatch):
+    with zipfile.ZipFile("tests/subnetworks.zip", "w") as archive:
+        archive.writestr("subnetworks/a", "mask")
+    run(monkeypatch, "notebooks")
+    assert list(executed) == ["00", "01", "02"] and Path(".executed/store/subnetworks/a").read_text() == "mask"
+    assert zipfile.ZipFile("tests/subnetworks.zip").read("subnetworks/a") == b"mask"
+
+
+def test_a_copy_differs_in_where_its_figures_go_only(checkout):
+    write_notebook(Path("a.ipynb"), "figures = None", parameters="a = 1\nfigures = None\nb = 2")
+    copy_with_figures(Path("a.ipynb"), Path("copies/a.ipynb"), "../it's")
+    before, copy = (nbformat.read(path, as_version=4).cells for path in ("a.ipynb", "copies/a.ipynb"))
+    assert copy[1].source == 'a = 1\nfigures = "../it\'s"\nb = 2'
+    assert copy[2:] == before[2:] and copy[0] == before[0]
+    write_notebook(Path("b.ipynb"), parameters="other = None")
+    with pytest.raises(ValueError, match=r"b\.ipynb needs one cell tagged 'parameters' with a line `figures = None`"):
+        copy_with_figures(Path("b.ipynb"), Path("copies/b.ipynb"), "..")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (("nothing/here", "sotu", "cpu", ["01"]), "There is no model 'nothing/here'"),
+        (("mini", "nowhere", "cpu", ["01"]), "There is no corpus 'nowhere'"),
+        (("mini", "sotu", "abacus", ["01"]), "DEVICE 'abacus' is not available here; use DEVICE=cpu"),
+        (("mini", "sotu", "cpu", ["77"]), "NOTEBOOKS has '77'; choose from 00 01 02"),
+        (("mini", "sotu", "cpu", []), "NOTEBOOKS has ''; choose from 00 01 02"),
+        (("", "sotu", "cpu", ["01"]), "MODEL is ''; give a name"),
+        (("mini", "", "cpu", ["01"]), "CORPUS is ''; give a name"),
+        (("mini", "sotu", "", ["01"]), "DEVICE is ''; give a name"),
+        (("mini", "sotu", "cpu", ["01"], ""), "TEXT_COLUMN is ''; give a name"),
+    ],
+)
+def test_unknown_values_for_make_get_one_sentence(values, message):
+    with pytest.raises(ValueError, match=message):
+        check_values(*values)
+
+
+def test_good_values_for_make_pass():
+    check_values("mini", "sotu", "cpu", ["01", "02"])
+
+
+def test_tidied_notebooks_keep_results_and_lose_times_and_progress(tmp_path):
+    cell = nbformat.v4.new_code_cell("1", execution_count=2, metadata={"papermill": {"duration": 3}, "execution": {}})
+    cell.outputs = [
+        nbformat.v4.new_output("stream", name="stderr", text="50%"),
+        nbformat.v4.new_output("stream", name="stdout", text="yes"),
+        nbformat.v4.new_output("execute_result", data={"text/plain": "1"}, execution_count=2),
+    ]
+    path = tmp_path / "a.ipynb"
+    injected = nbformat.v4.new_code_cell("figures = 'here'", execution_count=1, metadata={"tags": ["injected-parameters"]})
+    nbformat.write(nbformat.v4.new_notebook(cells=[injected, cell], metadata={"papermill": {}}), path)
+    tidy(path)
+    tidied = nbformat.read(path, as_version=4)
+    assert tidied.metadata == {}
+    assert [(kept.source, kept.id, kept.metadata) for kept in tidied.cells] == [("1", cell.id, {})]
+    assert tidied.cells[0].outputs == cell.outputs[1:]
+    assert tidied.cells[0].execution_count == 2
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_committed_notebooks_are_tidy(path, tmp_path):
+    copy = tmp_path / path.name
+    copy.write_bytes(path.read_bytes())
+    tidy(copy)
+    assert copy.read_bytes() == path.read_bytes()
