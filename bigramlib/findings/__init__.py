@@ -1,1 +1,1 @@
-"""The papers' findings: a study to explore with, the claims, the house style, and a file for each notebook."""
+"""The findings of the paper: a study to explore with, the claims, the style of the figures, and one file for each notebook."""

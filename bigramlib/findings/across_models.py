@@ -1,4 +1,4 @@
-"""Notebook 10: every model for which the store holds bigram subnetworks, measured alike and side by side."""
+"""Notebook 10: all models for which the store holds bigram subnetworks, measured in the same way."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from bigramlib.subnetworks.subnetwork import Subnetwork
 from bigramlib.text.sources import check_source
 
 FACTS = {"model", "corpus", "target_hash", "sparsity_penalty", "config", "steps"}
-"""What the provenance of a subnetwork says that was found by training."""
+"""Fields that the provenance of every subnetwork has that was found by training."""
 log = logging.getLogger(__name__)
 
 
@@ -29,23 +29,30 @@ class Surveyed:
     """A model with its bigram subnetworks in the store.
 
     Attributes:
-        study: the model, the text on which its bigrams were counted, and their table.
-        subnetworks: by sparsity penalty; of several with the same one that was trained on most tokens, then of the lowest seed.
+        study: the model, its text and its bigram table.
+        subnetworks: by sparsity penalty. Of several for the same penalty, the one that was trained on most tokens is taken, and
+            among equals the one with the lowest seed.
     """
 
     study: Study
     subnetworks: dict[float, Subnetwork]
 
     def points(self, max_tokens: int) -> pd.DataFrame:
-        """`frontier` of the subnetworks, with a column model."""
+        """What `frontier` returns for the subnetworks, with a column model."""
         return self.study.frontier(self.subnetworks, max_tokens=max_tokens).assign(model=self.study.model.name)
 
     def summary(self, points: pd.DataFrame, max_tokens: int) -> dict[str, object]:
-        """One row about the smallest subnetwork with r > 0.95, or that with the highest r: size, place, damage and turn.
+        """One row about the smallest subnetwork with r > 0.95, or about the one with the highest r if there is none.
 
         Args:
-            points: what `points` gives.
-            max_tokens: held-out tokens for the damage; the moments take four times as many, the lenses a quarter.
+            points: what `points` returns.
+            max_tokens: held-out tokens for the cost of removing it; the moments take four times as many tokens of training
+                text, the lenses a quarter as many held-out tokens.
+
+        Returns:
+            By column name: model, sizes (numbers of weights), r, "in first MLP" (share of the kept weights), the rise in
+            cross-entropy without the subnetwork and without random weights (nats per token), and the layer across which the
+            r of the lenses rises most, counted from 1.
         """
         study, best = self.study, smallest_reaching(points, PAPER_R)
         subnetwork = self.subnetworks[best.sparsity_penalty]
@@ -70,14 +77,14 @@ class Surveyed:
 def surveyed_names(wanted: Sequence[str] = ()) -> dict[str, str]:
     """Names of the models that have subnetworks in the store, with the source of their text.
 
-    Left out are randomly initialised controls, checkpoints of a model whose last one is there and, with a warning, subnetworks
-    whose text cannot be read again.
+    Randomly initialised controls are left out, and so are checkpoints of a model that is itself in the store. Subnetworks whose
+    text cannot be read again are left out with a warning.
 
     Args:
-        wanted: only these; none stands for all.
+        wanted: names of models; all models if it is empty.
 
     Raises:
-        ValueError: there are none, or one that is wanted is not there.
+        ValueError: there are no such models, or one of the wanted models has no subnetwork in the store.
     """
     rows = [facts | origins(facts) for facts in (each.provenance for each in _stored())]
     rows = [facts for facts in rows if facts["model_origin"] != "random"]
@@ -98,10 +105,10 @@ def surveyed_names(wanted: Sequence[str] = ()) -> dict[str, str]:
 
 
 def survey(name: str, source: str, device: str = "cpu", text_column: str = "text") -> Surveyed:
-    """Load a model and all its subnetworks in the store that were trained to the bigram table of this text.
+    """Load a model and all its subnetworks in the store whose target was the bigram table of this text.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are no such subnetworks.
     """
     study = Study(name, source, device, text_column=text_column)
     known = {"target_hash": study.table.hash, "weights_hash": study.model.weights_hash}
@@ -119,7 +126,7 @@ def survey(name: str, source: str, device: str = "cpu", text_column: str = "text
 
 
 def judge(summary: pd.DataFrame) -> dict[str, bool]:
-    """What notebook 10 asks of all models together, by the rows of `Surveyed.summary` with the model as the index."""
+    """The verdicts of notebook 10 by question, from the rows of `Surveyed.summary` with the model as the index."""
     damage = summary["without it, nats"] > summary["without random, nats"]
     return {
         "mini reaches r > 0.95": "mini" in summary[summary.r > PAPER_R].index,
@@ -128,7 +135,7 @@ def judge(summary: pd.DataFrame) -> dict[str, bool]:
 
 
 def _stored() -> list[Subnetwork]:
-    """The subnetworks that training left in the store; what is no whole file or cannot be read is left out, with a warning."""
+    """The subnetworks in the store that were found by training. Files that cannot be read are left out, with a warning."""
     found = []
     for file in sorted(store_folder("subnetworks").glob("*.safetensors")):
         try:
@@ -145,11 +152,11 @@ def _effort(subnetwork: Subnetwork) -> tuple[int, int]:
 
 
 def plot_models(axes: Sequence[Axes], points: pd.DataFrame) -> None:
-    """Bigram correlation of several models' subnetworks: over kept weights, and over their share of the maskable ones.
+    """Draw the bigram correlation of several models' subnetworks over their size.
 
     Args:
-        axes: two.
-        points: `frontier` of several models with a column model.
+        axes: two: over kept weights, and over their share of the maskable weights.
+        points: what `frontier` returns for several models, with a column model.
     """
     found = points[points.case == "subnetwork"].sort_values("kept")
     for model, line in found.groupby("model", sort=False):

@@ -1,4 +1,4 @@
-"""Notebook 08: what is left when parts of a bigram subnetwork are taken away, and what heads and MLPs added to it buy."""
+"""Notebook 08: what is left when parts of a bigram subnetwork are removed, and what heads and MLPs improve when added to it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from bigramlib.subnetworks.subnetwork import Subnetwork
 
 FULL, BIGRAM, EMPTY = "full model", "bigram subnetwork", "empty"
 LEARNT = 0.5
-"""A full model whose loss on repeated sequences falls by less than so many nats has not learnt induction."""
+"""A full model has induction if the second copy of a random sequence is easier than the first by more than so many nats."""
 CLAIMS = {
     "induction": Claim(
         "A single head, added to the bigram subnetwork, buys induction on repeated sequences",
@@ -52,7 +52,7 @@ CLAIMS = {
 
 
 def edits_of(study: Study, subnetwork: Subnetwork) -> dict[str, Subnetwork]:
-    """The subnetwork without each layer, without its first layer or MLP, without half of that MLP's dimensions, ..."""
+    """The bigram subnetwork, and what is left of it without a layer, the first MLP or half of its dimensions, by name."""
     model = study.model
     first_layer, first_mlp = Subnetwork.layer(model, 0), Subnetwork.mlp(model, 0)
     dimensions = first_mlp_dimensions(subnetwork.units()).sort_values(ascending=False, kind="stable").index.tolist()
@@ -71,7 +71,7 @@ def edits_of(study: Study, subnetwork: Subnetwork) -> dict[str, Subnetwork]:
 
 
 def losses_of(study: Study, subnetwork: Subnetwork, behaviours: Sequence[Behaviour]) -> pd.DataFrame:
-    """The mean loss (nats per token) on each behaviour, in rows, of the full model, the subnetwork and the empty one."""
+    """The mean loss (nats per token) on each behaviour (rows) of the full model, the subnetwork and the empty one (columns)."""
     model = study.model
     parts = {FULL: Subnetwork.full(model), BIGRAM: subnetwork, EMPTY: Subnetwork.empty(model)}
     losses = {
@@ -82,11 +82,11 @@ def losses_of(study: Study, subnetwork: Subnetwork, behaviours: Sequence[Behavio
 
 
 def candidates(bought: pd.DataFrame, heads: int) -> list[str]:
-    """The parts to try when building up: the heads that buy most singly, at most so many, and all MLPs.
+    """The parts to try in `build_ups`: the heads with the largest gains when added alone, and all MLPs.
 
     Args:
-        bought: what `gains` gives.
-        heads: how many heads.
+        bought: what `gains` returns.
+        heads: how many heads at most.
     """
     ranked = bought[bought.part != FULL].groupby("part").gain.max().sort_values(ascending=False, kind="stable")
     is_head = ranked.index.str.startswith("head")
@@ -96,18 +96,18 @@ def candidates(bought: pd.DataFrame, heads: int) -> list[str]:
 def build_ups(
     study: Study, subnetwork: Subnetwork, parts: Sequence[str], text: Behaviour, *, steps: int, chosen_on: int
 ) -> pd.DataFrame:
-    """Add whole heads and MLPs to the subnetwork, and to nothing, greedily, and follow both paths on held-out text.
+    """Add whole heads and MLPs one after another to the bigram subnetwork and to the empty one; measure both on held-out text.
 
     Args:
         study: the model and its text.
         subnetwork: the bigram subnetwork.
         parts: what may be added.
-        text: held-out text to judge the paths on.
+        text: the held-out text.
         steps: how many parts to add.
-        chosen_on: tokens of training text by which the next part is chosen.
+        chosen_on: how many tokens of training text to use when choosing the next part.
 
     Returns:
-        What `follow` gives, with a column base: "bigram" or "empty".
+        What `follow` returns, with a column base: "bigram" or "empty".
     """
     training = running_text(study.train, chosen_on)
     found = []
@@ -128,12 +128,12 @@ def judge(
     """The claims of notebook 08.
 
     Args:
-        folder: of the figures and claims.
+        folder: where the claims are recorded; None records them nowhere.
         subnetwork: the bigram subnetwork.
-        bought: what `gains` gives.
-        losses: what `losses_of` gives.
-        judged: what `build_ups` gives.
-        behaviours: "text", "inexplicable" and "induction".
+        bought: what `gains` returns.
+        losses: what `losses_of` returns.
+        judged: what `build_ups` returns.
+        behaviours: by name: "text", "inexplicable" and "induction".
     """
     induction, inexplicable = behaviours["induction"], behaviours["inexplicable"]
     verdicts = []
@@ -158,7 +158,7 @@ def judge(
 
 
 def plot_gains(axes: Axes, gains: pd.DataFrame) -> None:
-    """What each head and MLP buys (`gains` of one behaviour), by layer; a dot where the interval excludes zero."""
+    """Draw the `gains` of one behaviour as a heat map, by layer and head; a dot where the interval does not include zero."""
     places = gains.part.str.extract(r"^(head|mlp) (\d+)(?:\.(\d+))?$").dropna(subset=[0])
     parts = gains.loc[places.index].assign(layer=places[1].astype(int), unit=places[2].fillna("mlp"))
     order = [*sorted(set(parts.unit) - {"mlp"}, key=int), "mlp"]
@@ -175,14 +175,14 @@ def plot_gains(axes: Axes, gains: pd.DataFrame) -> None:
 
 
 def plot_gains_by_behaviour(axes: Sequence[Axes], bought: pd.DataFrame) -> None:
-    """`plot_gains` of each behaviour, side by side."""
+    """Draw `plot_gains` for each behaviour, side by side."""
     for place, (name, table) in zip(axes, bought.groupby("behaviour", sort=False), strict=True):
         plot_gains(place, table.reset_index(drop=True))
         place.set_title(name)
 
 
 def plot_build_up(axes: Sequence[Axes], paths: pd.DataFrame, full: float) -> None:
-    """Cross-entropy over greedily added heads and MLPs, with the full model's.
+    """Draw the cross-entropy over added heads and MLPs, with the full model's.
 
     Args:
         axes: two: over the number of added parts, and over kept weights.
@@ -204,7 +204,7 @@ def plot_build_up(axes: Sequence[Axes], paths: pd.DataFrame, full: float) -> Non
 
 
 def plot_edits(axes: Axes, edits: pd.DataFrame) -> None:
-    """Bigram correlation of edited subnetworks (columns edit, kept, r, r_low, r_high), one named bar each."""
+    """Draw the bigram correlation of edited subnetworks (columns edit, kept, r, r_low, r_high), one bar each."""
     rows = edits.iloc[::-1]
     axes.barh(rows.edit, rows.r, xerr=np.maximum(0, (rows.r - rows.r_low, rows.r_high - rows.r)), color=BLUE)
     for position, (r, high, kept) in enumerate(zip(rows.r, rows.r_high, rows.kept, strict=True)):

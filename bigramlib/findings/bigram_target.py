@@ -1,4 +1,4 @@
-"""Notebook 01: what the bigram table looks like, and how like it the full model predicts."""
+"""Notebook 01: what the bigram table looks like, and how closely the full model follows it."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ CLAIMS = {
 
 
 def table_facts(study: Study, seen: float) -> pd.Series:
-    """Size, entropy and coverage of the bigram table, in words.
+    """Size, entropy and coverage of the bigram table, as texts.
 
     Args:
-        study: model, text and table.
+        study: the model, its text and its bigram table.
         seen: the share of held-out tokens whose bigram was seen in training.
     """
     table = study.table
@@ -48,11 +48,11 @@ def table_facts(study: Study, seen: float) -> pd.Series:
 
 
 def likeliest_successors(study: Study, ranks: list[int], successors: int = 5) -> pd.DataFrame:
-    """The likeliest next tokens, with their probabilities, after some frequent tokens.
+    """The most likely next tokens, with their probabilities, after some frequent tokens.
 
     Args:
-        study: model, text and table.
-        ranks: which tokens to look at, by how frequent they are, from 0.
+        study: the model, its text and its bigram table.
+        ranks: which tokens to show, by rank in frequency; the most frequent token has rank 0.
         successors: how many next tokens to show.
     """
     table, decode = study.table, study.model.tokenizer.decode
@@ -64,7 +64,7 @@ def likeliest_successors(study: Study, ranks: list[int], successors: int = 5) ->
 
 
 def along_pretraining(study: Study, max_tokens: int = MAX_TOKENS) -> pd.DataFrame:
-    """How each pretraining checkpoint of the full model predicts held-out text and the bigram table.
+    """How well each pretraining checkpoint of the full model predicts held-out text and the bigram table.
 
     Returns:
         One row for each checkpoint: step, r and r_clipped (see `Evaluation`), kl from the table's prediction to the model's and
@@ -81,9 +81,9 @@ def judge(folder: Path | None, along: pd.DataFrame, references: dict[str, float]
     """The claims of notebook 01.
 
     Args:
-        folder: of the figures and claims.
-        along: what `along_pretraining` gives.
-        references: what `table_cross_entropies` gives.
+        folder: where the claims are recorded; None records them nowhere.
+        along: what `along_pretraining` returns.
+        references: what `table_cross_entropies` returns.
     """
     last = along.iloc[-1]
     yardsticks = {"bigram": references["bigram"], "unigram": references["unigram"]}
@@ -98,12 +98,12 @@ def judge(folder: Path | None, along: pd.DataFrame, references: dict[str, float]
 
 
 def plot_checkpoints(axes: Axes, table: pd.DataFrame, references: dict[str, float]) -> None:
-    """Bigram correlation and held-out cross-entropy (columns step, r, cross_entropy) over pretraining.
+    """Draw the bigram correlation and the held-out cross-entropy over pretraining steps.
 
     Args:
         axes: where to draw.
-        table: one row for each checkpoint.
-        references: cross-entropies of the "bigram" and "unigram" table, nats.
+        table: columns step, r, cross_entropy; one row for each checkpoint.
+        references: cross-entropies of the "bigram" and "unigram" table, nats per token.
     """
     blue, orange = BLUE, ORANGE
     axes.plot(table.step, table.r, "o-", color=blue)

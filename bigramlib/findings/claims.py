@@ -1,6 +1,6 @@
-"""A claim of a paper, how it is judged by what was measured on a model, and the record of what was found.
+"""A claim of the paper, how measured values decide whether it holds on a model, and the file that records the verdicts.
 
-Each notebook's file in this folder states its own claims; `summary.py` puts them all together.
+Each notebook's file in this folder states its own claims; `summary.py` collects them all.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ COLUMNS = ["claim", "paper", "ours", "holds"]
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim: its words, the paper's figure, and how measured values are shown and judged.
+    """One claim: its text, the paper's result, and how measured values are shown and judged.
 
     Attributes:
         text: what is claimed.
-        paper: the paper's figure, or where the claim comes from.
+        paper: the paper's result, or where the claim comes from.
         ours: a format string that shows the measured values.
-        holds: judges the measured values, given by name.
-        judged_by_interval: whether the judgement rests on the interval from low to high, so that the claim cannot be tested
-            where that is unknown.
+        holds: a function of the measured values, given by name, that says whether the claim holds.
+        judged_by_interval: whether `holds` needs the interval from low to high. If that interval is unknown, the claim cannot
+            be tested.
     """
 
     text: str
@@ -46,7 +46,7 @@ class Verdict:
 
     Attributes:
         claim: the claim.
-        ours: the measured values in words, or why the claim cannot be tested.
+        ours: a text with the measured values, or why the claim cannot be tested.
         holds: "yes", "no" or "not testable".
     """
 
@@ -59,7 +59,7 @@ class Verdict:
 
     @property
     def conclusion(self) -> str:
-        """The verdict without its numbers: what should come out alike on every machine."""
+        """The verdict without its numbers: what every machine must reproduce."""
         return f"{self.holds}: {self.claim.text}"
 
 
@@ -69,10 +69,10 @@ def check(folder: Path | None, claim: Claim, **measured: Any) -> Verdict:
     Args:
         folder: where it is recorded, in claims.csv; None records it nowhere.
         claim: the claim.
-        measured: the values that its `ours` and `holds` name.
+        measured: the values that the claim's `ours` and `holds` use, by name.
 
     Returns:
-        The verdict: "not testable" where the claim is judged by an interval that is unknown (NaN).
+        The verdict. It is "not testable" if the claim is judged by an interval and that is unknown (NaN).
     """
     holds: Literal["yes", "no", "not testable"] = "yes" if claim.holds(**measured) else "no"
     if claim.judged_by_interval and math.isnan(measured["low"]):
@@ -82,19 +82,19 @@ def check(folder: Path | None, claim: Claim, **measured: Any) -> Verdict:
 
 
 def untestable(folder: Path | None, claim: Claim, reason: str) -> Verdict:
-    """Record, as `check` does, that a claim cannot be tested on this model, and why."""
+    """Record, as `check` does, that a claim cannot be tested on this model, and for what reason."""
     return _record(folder, Verdict(claim, reason, "not testable"))
 
 
 def recorded(folder: Path | None) -> dict[str, tuple[str, str, str, str]]:
-    """The rows of a folder's claims.csv, with `COLUMNS`, by the text of their claim; none where there is no such file."""
+    """The rows of a folder's claims.csv (`COLUMNS`), by the text of their claim; empty if there is no such file."""
     if folder is None or not (folder / "claims.csv").exists():
         return {}
     return {row.claim: tuple(row) for row in pd.read_csv(folder / "claims.csv").itertuples(index=False)}
 
 
 def _record(folder: Path | None, verdict: Verdict) -> Verdict:
-    """Add a claim's row, or replace it where it stands; other processes may do the same, one at a time."""
+    """Add the row of a claim to claims.csv, or replace it in its place; a lock keeps other processes out meanwhile."""
     if folder is not None:
         claim, file = verdict.claim, folder / "claims.csv"
         with locked(file):

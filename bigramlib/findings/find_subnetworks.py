@@ -1,4 +1,4 @@
-"""Notebook 02: find bigram subnetworks, with the controls, and see how well they predict at which size."""
+"""Notebook 02: find bigram subnetworks and their controls, and measure how well they predict at each size."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ CLAIMS = {
 
 
 def find_in_controls(study: Study, penalties: Sequence[float], seed: int = 0) -> dict[str, tuple[Study, Subnetworks]]:
-    """The same search in randomly initialised models of the same architecture, with the trained embeddings and without.
+    """Search randomly initialised models of the same architecture in the same way, with the trained embeddings and without.
 
     Returns:
-        By kind of control, "random, trained embeddings" and "random": the control and its subnetworks; nothing if there are no
+        By kind of control, "random, trained embeddings" and "random": the control and its subnetworks. Empty if there are no
         penalties.
     """
     found: dict[str, tuple[Study, Subnetworks]] = {}
@@ -75,18 +75,18 @@ def find_in_controls(study: Study, penalties: Sequence[float], seed: int = 0) ->
 
 
 def histories(subnetworks: Subnetworks) -> pd.DataFrame:
-    """How the training of each subnetwork went: its `Subnetwork.history()` with a column sparsity_penalty."""
+    """How mask training went: `Subnetwork.history()` of all subnetworks, with a column sparsity_penalty."""
     return pd.concat([found.history().assign(sparsity_penalty=penalty) for penalty, found in subnetworks.items()])
 
 
 def provenances(subnetworks: Subnetworks) -> pd.DataFrame:
-    """What is recorded of each subnetwork but its history, in a row; settings as columns "config.<name>"."""
+    """The provenance of each subnetwork, without its history, in one row; settings are columns "config.<name>"."""
     rows = pd.json_normalize([found.provenance | {"kept": found.kept} for found in subnetworks.values()])
     return rows.drop(columns="history")
 
 
 def decided(subnetworks: Subnetworks) -> pd.Series:
-    """Whether the gates of each search were decided in time: "yes" or "no", by sparsity penalty."""
+    """Whether the gates of each search were decided before its last step: "yes" or "no", by sparsity penalty."""
     answers = {penalty: "yes" if found.provenance["converged"] else "no" for penalty, found in subnetworks.items()}
     return pd.Series(answers, name="gates decided")
 
@@ -94,13 +94,13 @@ def decided(subnetworks: Subnetworks) -> pd.Series:
 def frontiers(
     study: Study, subnetworks: Subnetworks, controls: Mapping[str, tuple[Study, Subnetworks]], draws: int
 ) -> pd.DataFrame:
-    """`frontier` of the trained model and of the controls, with a column model: "trained" or the kind of control.
+    """What `frontier` returns for the trained model and the controls, with a column model: "trained" or the kind of control.
 
     Args:
-        study: the trained model.
-        subnetworks: of the trained model.
-        controls: what `find_in_controls` gives.
-        draws: random subnetworks of the same size for each subnetwork of the trained model.
+        study: the trained model, its text and its bigram table.
+        subnetworks: those of the trained model.
+        controls: what `find_in_controls` returns.
+        draws: how many random subnetworks to compare with each subnetwork of the trained model.
     """
     points = [study.frontier(subnetworks, draws=draws).assign(model="trained")]
     points += [control.frontier(found).assign(model=name) for name, (control, found) in controls.items()]
@@ -108,7 +108,7 @@ def frontiers(
 
 
 def judge(folder: Path | None, points: pd.DataFrame) -> list[Verdict]:
-    """The claims of notebook 02, by what `frontiers` gives."""
+    """The claims of notebook 02, judged by what `frontiers` returns."""
     trained = points[points.model == "trained"]
     best, tiny = smallest_reaching(trained, PAPER_R), best_within(trained, 0.01)
     random = trained[trained.case == "random subnetwork"].set_index("sparsity_penalty").loc[best.sparsity_penalty]
@@ -132,7 +132,7 @@ def judge(folder: Path | None, points: pd.DataFrame) -> list[Verdict]:
 
 
 def plot_frontier(axes: Axes, points: pd.DataFrame) -> None:
-    """Bigram correlation against kept weights on a log axis.
+    """Draw the bigram correlation over kept weights, on a log axis.
 
     Args:
         axes: where to draw.
@@ -169,7 +169,7 @@ def plot_frontier(axes: Axes, points: pd.DataFrame) -> None:
 
 
 def plot_density(axes: Axes, table: pd.DataFrame) -> None:
-    """Density of a subnetwork by layer and component (a `Subnetwork.table()`), as a heat map; numbers where there is room."""
+    """Draw a `Subnetwork.table()`: the share of weights kept by layer and component, as a heat map."""
     components = list(dict.fromkeys(table.component))
     grid = table.pivot(index="layer", columns="component", values="density")[components]
     colours = {"cmap": "Blues", "cbar_kws": {"label": "% of weights kept"}}
@@ -181,12 +181,12 @@ def plot_density(axes: Axes, table: pd.DataFrame) -> None:
 
 
 def plot_history(loss_axes: Axes, gate_axes: Axes, history: pd.DataFrame) -> None:
-    """How mask training went, one line for each lambda.
+    """Draw how mask training went, one line for each lambda.
 
     Args:
-        loss_axes: for the KL to the target (nats).
+        loss_axes: for the KL divergence from the target (nats per token).
         gate_axes: for the share of gates that are not decided.
-        history: `Subnetwork.history()` of several runs with a column sparsity_penalty.
+        history: what `histories` returns.
     """
     runs = history.groupby("sparsity_penalty")
     for (penalty, run), colour in zip(runs, sns.color_palette("viridis", runs.ngroups), strict=True):

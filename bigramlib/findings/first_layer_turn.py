@@ -49,18 +49,18 @@ CLAIMS = {
 
 
 def moments_of(study: Study, subnetwork: Subnetwork, max_tokens: int = MOMENT_TOKENS) -> dict[str, ResidualMoments]:
-    """Moments of the residual stream of the full model, of a subnetwork, and of a random one of its size."""
+    """Moments of the residual stream of the full model, of a subnetwork, and of a random subnetwork of the same size."""
     parts = {FULL: None, BIGRAM: subnetwork, RANDOM: subnetwork.random_like(0)}
     return {name: study.moments(part, max_tokens=max_tokens) for name, part in parts.items()}
 
 
 def lens_reports(study: Study, moments: Mapping[str, ResidualMoments], max_tokens: int = LENS_TOKENS) -> pd.DataFrame:
-    """`lens_report` of each, with a column model."""
+    """What `lens_report` returns for each of the moments, with a column model."""
     return pd.concat([study.lens_report(found, max_tokens=max_tokens).assign(model=name) for name, found in moments.items()])
 
 
 def long_table(similarities: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """Similarities of layer boundaries, one in each row: model, layer, other, value."""
+    """The similarities as a table with one row for each pair of layer boundaries: model, layer, other, value."""
     tables = {
         name: pd.DataFrame(grid).rename_axis("layer").melt(ignore_index=False, var_name="other")
         for name, grid in similarities.items()
@@ -72,9 +72,9 @@ def judge(folder: Path | None, report: pd.DataFrame, similarities: Mapping[str, 
     """The claims of notebook 06.
 
     Args:
-        folder: of the figures and claims.
-        report: what `lens_reports` gives.
-        similarities: `covariance_similarity` of each.
+        folder: where the claims are recorded; None records them nowhere.
+        report: what `lens_reports` returns.
+        similarities: `covariance_similarity` of the full model, the subnetwork and the random subnetwork.
     """
     lowest = {name: float(grid.min()) for name, grid in similarities.items()}
     grid = similarities[FULL]
@@ -88,7 +88,7 @@ def judge(folder: Path | None, report: pd.DataFrame, similarities: Mapping[str, 
 
 
 def _turn(report: pd.DataFrame) -> dict[str, float]:
-    """Across which layer r rises most and by how much, in the full model and the subnetwork; and r after it in the full one."""
+    """The layer across which r rises most, and by how much, in both models; the full model's r after its layer."""
     rises = report.pivot(index="layer", columns="model", values="r").diff().iloc[1:].fillna(0.0)
     layers, most = rises.idxmax(), rises.max()
     reached = report[report.model == FULL].set_index("layer").loc[layers[FULL]]
@@ -97,7 +97,7 @@ def _turn(report: pd.DataFrame) -> dict[str, float]:
 
 
 def _recalls(lenses: pd.DataFrame) -> dict[str, float]:
-    """Recall of the current token before and after the first layer and after the last, by the three measures."""
+    """Recall of the current token before the first layer, after it, and after the last layer, by three measures."""
     measures = {"": "dot_recall_1", "cosine_": "recall_1", "direct_": "direct_recall_1"}
     places = {"before": 0, "after": 1, "last": -1}
     found = {f"{name}{place}": lenses[column].iloc[row] for name, column in measures.items() for place, row in places.items()}
@@ -113,12 +113,12 @@ def plot_similarities(axes: Sequence[Axes], similarities: dict[str, np.ndarray])
 
 
 def plot_turn(axes: Sequence[Axes], report: pd.DataFrame) -> None:
-    """The first-layer turn: what linear lenses read at each layer boundary, one line for each model.
+    """Draw what linear lenses read at each layer boundary, one line for each model.
 
     Args:
-        axes: four: for the next token (r), the current token (recall@1 by dot product, and pale by cosine) through a map and
-            directly, and the rotation.
-        report: `lens_report` of several models with a column model.
+        axes: four: the next token (r); the current token through a map (recall@1 by dot product; pale lines by cosine); the
+            current token without a map; the rotation.
+        report: what `lens_reports` returns.
     """
     panels = {
         "r": "next token: r with the own output",

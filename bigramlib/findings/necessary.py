@@ -1,4 +1,4 @@
-"""Notebook 04: what the model loses without its bigram subnetwork, and which tokens suffer."""
+"""Notebook 04: how much worse the model predicts without its bigram subnetwork, and which tokens become harder."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ CLAIMS = {
 
 
 def rises(study: Study, subnetwork: Subnetwork, tokens: int) -> pd.DataFrame:
-    """Which tokens become harder when the subnetwork is removed, or as many random weights.
+    """Which tokens become harder when the subnetwork, or as many random weights, are removed.
 
     Returns:
-        `rises_by_bigram_surprisal` with a column case: "without the subnetwork" or "without random weights".
+        What `rises_by_bigram_surprisal` returns, with a column case: "without the subnetwork" or "without random weights".
     """
     before = study.evaluate(max_tokens=tokens)
     removed = {"without the subnetwork": ~subnetwork, "without random weights": ~subnetwork.random_like(0)}
@@ -46,7 +46,7 @@ def rises(study: Study, subnetwork: Subnetwork, tokens: int) -> pd.DataFrame:
 
 
 def samples(study: Study, subnetwork: Subnetwork, prompt: str, tokens: int = 50) -> dict[str, str]:
-    """How the model continues a text: whole, with the subnetwork alone, without it, and without as many random weights."""
+    """A prompt continued by the full model, the subnetwork alone, the model without it, and without as many random weights."""
     parts = {
         "full": Subnetwork.full(study.model),
         "subnetwork": subnetwork,
@@ -61,7 +61,7 @@ def samples(study: Study, subnetwork: Subnetwork, prompt: str, tokens: int = 50)
 
 
 def by_size(ablations: Mapping[float, pd.DataFrame], subnetworks: Mapping[float, Subnetwork]) -> dict[str, pd.DataFrame]:
-    """The tables of `ablate` under the size of their subnetwork, in words."""
+    """The tables that `ablate` returned, by the share of weights that their subnetwork keeps, as a text."""
     return {f"{subnetworks[penalty].density:.2%} kept": ablation for penalty, ablation in ablations.items()}
 
 
@@ -71,10 +71,10 @@ def judge(
     """The claims of notebook 04.
 
     Args:
-        folder: of the figures and claims.
+        folder: where the claims are recorded; None records them nowhere.
         subnetworks: by sparsity penalty, the largest subnetwork first and the smallest last.
-        ablations: what `ablate` gives for each.
-        lost: what `rises` gives for the largest.
+        ablations: what `ablate` returns for each, by sparsity penalty.
+        lost: what `rises` returns for the largest subnetwork.
     """
     penalties = list(subnetworks)
     large, small = penalties[0], penalties[-1]
@@ -93,14 +93,14 @@ def judge(
 
 
 def plot_ablations(axes: Sequence[Axes], ablations: Mapping[str, pd.DataFrame]) -> None:
-    """The tables of `by_size`, side by side."""
+    """Draw the tables of `by_size`, side by side."""
     for place, (size, ablation) in zip(axes, ablations.items(), strict=True):
         plot_ablation(place, ablation)
         place.set_title(f"subnetwork with {size}")
 
 
 def plot_ablation(axes: Axes, ablation: pd.DataFrame) -> None:
-    """Held-out cross-entropy of each case of `ablate`, with the spread over random draws."""
+    """Draw the held-out cross-entropy of each case of `ablate`, with the spread over random draws."""
     cases = ablation.iloc[::-1]
     colours = [RED if "random" in case else BLUE for case in cases.index]
     axes.barh(cases.index, cases.cross_entropy, xerr=cases.cross_entropy_spread, color=colours)
@@ -111,7 +111,7 @@ def plot_ablation(axes: Axes, ablation: pd.DataFrame) -> None:
 
 
 def plot_rises(axes: Axes, rises: pd.DataFrame) -> None:
-    """Rise in surprisal (bits; columns case, bigram_surprisal, rise, error) of tokens grouped by their bigram surprisal."""
+    """Draw what `rises` returns: the rise in surprisal (bits) of tokens grouped by their bigram surprisal."""
     for (case, line), colour in zip(rises.groupby("case", sort=False), (BLUE, RED), strict=False):
         axes.errorbar(line.bigram_surprisal, line.rise, line.error, fmt="o-", color=colour, label=case)
     axes.axhline(0, color="black", linewidth=0.8)

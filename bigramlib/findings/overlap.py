@@ -1,4 +1,4 @@
-"""Notebook 05: whether bigram subnetworks keep the same weights as optimal pruning does."""
+"""Notebook 05: whether bigram subnetworks and optimal pruning keep the same weights."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ CLAIMS = {
 
 
 def sizes(study: Study, bigram: Mapping[float, Subnetwork], pruned: Mapping[float, Subnetwork]) -> pd.DataFrame:
-    """What bigram and optimally pruned subnetworks keep, and how they predict held-out text.
+    """How much bigram and optimally pruned subnetworks keep, and how well they predict held-out text.
 
     Returns:
-        One row for each: target, sparsity_penalty, kept (the share of maskable weights), first_mlp (the share of those that
-        lies in the first layer's MLP), r (see `Evaluation`) and cross_entropy in nats per token.
+        One row for each: target, sparsity_penalty, kept (the share of maskable weights), first_mlp (the share of the kept
+        weights that is in the first layer's MLP), r (see `Evaluation`) and cross_entropy in nats per token.
     """
     rows = []
     for target, family in {"bigram table": bigram, "full model": pruned}.items():
@@ -52,21 +52,21 @@ def sizes(study: Study, bigram: Mapping[float, Subnetwork], pruned: Mapping[floa
 
 
 def compare(bigram: Mapping[float, Subnetwork], pruned: Mapping[float, Subnetwork]) -> dict[float, pd.DataFrame]:
-    """`overlap_test` of each bigram subnetwork with the pruned one nearest in size, by the bigram one's sparsity penalty."""
+    """What `overlap_test` returns for each bigram subnetwork and the pruned one nearest in size, by the former's penalty."""
     return {penalty: overlap_test(found, pruned[nearest_in_size(found, pruned)]) for penalty, found in bigram.items()}
 
 
 def whole_overlaps(tests: Mapping[float, pd.DataFrame]) -> pd.DataFrame:
-    """The rows of `compare` about whole subnetworks, with columns sparsity_penalty and pair (both kept shares, in words)."""
+    """The rows of `compare` about whole subnetworks, with columns sparsity_penalty and pair (both kept shares, as a text)."""
     pairs = pd.concat([test.iloc[[-1]].assign(sparsity_penalty=penalty) for penalty, test in tests.items()], ignore_index=True)
     pairs["pair"] = [f"{row.kept_a / row.total:.1%} / {row.kept_b / row.total:.1%}" for row in pairs.itertuples()]
     return pairs
 
 
 def shuffle_check(one: Subnetwork, other: Subnetwork, shuffles: int = 300) -> dict[str, bool]:
-    """Whether shuffling the rows of one matrix gives the mean and the spread of the closed form in `row_shuffle_moments`.
+    """Whether really shuffling the rows of one matrix gives the mean and spread that `row_shuffle_moments` computes.
 
-    The matrix is the first layer's "mlp in". A mean may be off by four standard errors, a spread by a fifth.
+    The matrix is "mlp in" of the first layer. The mean may differ by up to four standard errors, the spread by a fifth.
     """
     part = next(part for part in one.architecture.components if part.name == "mlp in")
     rows, others = (part.of(found.masks[part.parameter]).numpy() for found in (one, other))
@@ -80,7 +80,7 @@ def shuffle_check(one: Subnetwork, other: Subnetwork, shuffles: int = 300) -> di
 
 
 def agreement(bigram: Sequence[Subnetwork], pruned: Sequence[Subnetwork]) -> pd.Series:
-    """Jaccard similarity of masks of one target and of two, each target searched with two seeds; and of a random mask."""
+    """Jaccard similarities of masks for the same target (two seeds), for different targets, and with a random mask."""
     return pd.Series({
         "two bigram seeds": jaccard(*bigram),
         "two pruning seeds": jaccard(*pruned),
@@ -93,10 +93,10 @@ def judge(folder: Path | None, pairs: pd.DataFrame, headline: float, agreed: pd.
     """The claims of notebook 05.
 
     Args:
-        folder: of the figures and claims.
-        pairs: what `whole_overlaps` gives.
+        folder: where the claims are recorded; None records them nowhere.
+        pairs: what `whole_overlaps` returns.
         headline: the sparsity penalty of the bigram subnetwork that is judged.
-        agreed: what `agreement` gives.
+        agreed: what `agreement` returns.
     """
     row = pairs[pairs.sparsity_penalty == headline].iloc[0]
     times = {null: row.overlap / row[f"{null}_expected"] for null in ("flat", "rows")}
@@ -108,11 +108,11 @@ def judge(folder: Path | None, pairs: pd.DataFrame, headline: float, agreed: pd.
 
 
 def plot_overlap(axes: Axes, pairs: pd.DataFrame) -> None:
-    """Shared weights of pairs of subnetworks against chance.
+    """Draw the share of weights that pairs of subnetworks have in common, and what chance would give.
 
     Args:
         axes: where to draw.
-        pairs: total rows of `overlap_test` with a column pair (its name).
+        pairs: what `whole_overlaps` returns.
     """
     smaller = pairs[["kept_a", "kept_b"]].min(axis=1)
     axes.bar(pairs.pair, pairs.contained, color=BLUE, width=0.5, label="shared")
@@ -124,7 +124,7 @@ def plot_overlap(axes: Axes, pairs: pd.DataFrame) -> None:
 
 
 def plot_overlap_by_component(axes: Axes, overlap: pd.DataFrame) -> None:
-    """How many times more weights than by chance (flat) two subnetworks share, by layer and component, as a heat map."""
+    """Draw the overlap of two subnetworks as a multiple of chance (flat), by layer and component, as a heat map."""
     parts = overlap[overlap.layer.notna()].assign(times=lambda row: row.overlap / row.flat_expected)
     grid = parts.pivot(index="layer", columns="component", values="times")[list(dict.fromkeys(parts.component))]
     sns.heatmap(grid, ax=axes, cmap="Blues", vmin=0, annot=True, fmt=".0f", cbar_kws={"label": "times the chance overlap"})
@@ -133,7 +133,7 @@ def plot_overlap_by_component(axes: Axes, overlap: pd.DataFrame) -> None:
 
 
 def plot_agreement(axes: Axes, agreement: pd.Series) -> None:
-    """Jaccard similarity of pairs of subnetworks, one named bar each."""
+    """Draw the Jaccard similarity of pairs of subnetworks, one bar each."""
     axes.barh(agreement.index[::-1], agreement[::-1], color=BLUE)
     for position, value in enumerate(agreement[::-1]):
         axes.text(value + 0.01, position, f"{value:.2f}", va="center", fontsize="small")

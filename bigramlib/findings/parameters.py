@@ -1,4 +1,4 @@
-"""The notebooks' parameters, as Python, papermill and YAML give them: checked and normalised before any work."""
+"""The notebooks' parameters, as Python, papermill or YAML give them, are checked and converted here before any work."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ from bigramlib.numeric import number
 from bigramlib.text.sources import check_source
 
 Rule = Callable[[str, Any], Any]
-"""From a parameter's name and the value given to the value to use; raises ValueError, in one sentence, if there is none."""
+"""A function of a parameter's name and the given value. It returns the value to use, or raises ValueError in one sentence."""
 
 
 def checked(given: Mapping[str, object]) -> dict[str, Any]:
-    """Those of the given values that are parameters of a notebook, each as its type.
+    """Check the parameters of a notebook among the given values, and convert each to its type.
 
-    Text stands for what it says (papermill's `-p penalties "[3, 10]"`, YAML's `1e1`), a single value for a list of one.
+    Numbers and lists may come as text (papermill's `-p penalties "[3, 10]"`, YAML's `1e1`). A single value becomes a list of
+    one where a list is expected.
 
     Args:
-        given: values by name, such as the `globals()` of a notebook; names that are no parameter are passed over.
+        given: values by name, such as the `globals()` of a notebook; names that are not parameters are ignored.
 
     Raises:
-        ValueError: a value that cannot be used, or values that do not fit each other.
+        ValueError: a value cannot be used, or two values do not fit together.
     """
     values = {name: PARAMETERS[name](name, value) for name, value in given.items() if name in PARAMETERS}
     for chosen, among in (("headline", "penalties"), ("ablated", "penalties"), ("headline", "control_penalties")):
@@ -89,7 +90,7 @@ def _number(least: float | int, most: float | int = math.inf, whole: bool = Fals
 
 
 def _list(item: Rule, empty: bool = False) -> Rule:
-    """Different values of one kind, at least one unless it may be empty."""
+    """A rule for a list of different values that each follow the rule `item`; `empty` allows an empty list."""
 
     def values(name: str, value: Any) -> list:
         if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""Notebook 00: pretrain the embedded model, and see whether it is a language model."""
+"""Notebook 00: pretrain mini, the model that comes with the library, and test whether it is a language model."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CLAIMS = {
 
 
 def folders(setting: str, figures: str | Path | None) -> tuple[Path, Path | None]:
-    """Where the trained model goes, and its figures: only the setting "mini" replaces the embedded model and has figures."""
+    """The folders of the trained model and its figures; only the setting "mini" replaces packaged files and has figures."""
     if setting == "mini":
         return ASSETS / "mini", figure_folder("mini", figures)
     return Path(tempfile.mkdtemp()), None
@@ -43,18 +43,18 @@ def held_out_cross_entropies(
     text: tuple[TokenCorpus, TokenCorpus],
     source: str,
 ) -> dict[str, float]:
-    """How well the trained model predicts held-out text, beside the bigram and the unigram table; writes the model card.
+    """How well the trained model, the bigram table and the unigram table predict held-out text; also writes the model card.
 
     Args:
-        network: the model; it gets the weights of its last checkpoint, which are rounded when they are stored.
+        network: the model. Its weights are replaced by those of its last checkpoint, which were rounded when they were stored.
         tokenizer: its tokenizer.
-        config: what it was trained by.
+        config: the settings that it was trained with.
         folder: where it was written.
-        text: (train, held out).
+        text: (training text, held-out text).
         source: what the text came from, for the model card.
 
     Returns:
-        Nats per held-out token by predictor: "model", "bigram table" (interpolated, see `table_cross_entropies`) and
+        Nats per held-out token: "model", "bigram table" (mixed with the unigram table, see `table_cross_entropies`) and
         "unigram table".
     """
     train, held_out = text
@@ -69,13 +69,13 @@ def held_out_cross_entropies(
 
 
 def judge(folder: Path | None, cross_entropies: dict[str, float]) -> list[Verdict]:
-    """The claims of notebook 00, by what `held_out_cross_entropies` gives."""
+    """The claims of notebook 00, judged by what `held_out_cross_entropies` returns."""
     model, bigram, unigram = cross_entropies.values()
     return [check(folder, CLAIMS["language model"], model=model, bigram=bigram, unigram=unigram)]
 
 
 def plot_losses(axes: Axes, losses: pd.DataFrame, references: dict[str, float]) -> None:
-    """Training loss (columns step, loss; nats) with held-out cross-entropies as horizontal lines."""
+    """Draw the training loss (columns step, loss; nats per token), with held-out cross-entropies as horizontal lines."""
     smooth = losses.loss.rolling(25, min_periods=1).mean()
     axes.plot(losses.step, losses.loss, color="#bbbbbb", linewidth=0.5)
     axes.plot(losses.step, smooth, color=BLUE, label="training loss")

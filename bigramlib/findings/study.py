@@ -1,4 +1,4 @@
-"""A study: one model with its text and its bigram table. Every notebook begins with one, and so does exploring by hand."""
+"""A study: one model, its text and its bigram table. Every notebook begins with one; it is also made for exploring by hand."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from bigramlib.training.search import find_subnetwork
 class Study:
     """A language model, text for it, and the bigram table of the training text.
 
-    Its methods are the functions of the library with these filled in: `study.find(10)` finds the bigram subnetwork for a
-    sparsity penalty of 10, `study.evaluate(subnetwork).r` measures it on held-out text.
+    Its methods call the functions of the library with these three: `study.find(10)` finds the bigram subnetwork for a sparsity
+    penalty of 10, and `study.evaluate(subnetwork).r` measures its bigram correlation on held-out text.
 
     Attributes:
         model: the model.
-        train: training text: what the table is counted on and masks are trained on.
-        held_out: other documents of the same source: what everything is measured on.
+        train: training text: bigrams are counted and masks are trained on it.
+        held_out: held-out text: other documents of the same source, for all measurements.
         table: the bigram table of the training text.
     """
 
@@ -49,8 +49,8 @@ class Study:
         Args:
             model: a name for `load_model`, or a model.
             corpus: a source for `LanguageModel.load_corpus`.
-            device: where a model that is loaded by name goes.
-            text_column: the column to read in tables.
+            device: the device for a model that is loaded by name, such as "cpu" or "cuda".
+            text_column: the column that holds the text, if the source is a table.
         """
         self.model = model if isinstance(model, LanguageModel) else load_model(model, device)
         self.train, self.held_out = self.model.load_corpus(corpus, text_column=text_column)
@@ -65,29 +65,29 @@ class Study:
     # -- other models on the same text ------------------------------------------------------------------------------
 
     def with_model(self, model: LanguageModel) -> Study:
-        """The same text and table with another model of the same vocabulary."""
+        """The study of another model of the same vocabulary, with the same text and bigram table."""
         model.check_vocabulary(self.train)
         other = copy.copy(self)
         other.model = model
         return other
 
     def randomly_initialized(self, seed: int = 0, keep_embeddings: bool = False) -> Study:
-        """The control: the same text with a randomly initialised model (see `randomly_initialized`)."""
+        """The control: the study of a randomly initialised model, on the same text (see `randomly_initialized`)."""
         return self.with_model(randomly_initialized(self.model, seed, keep_embeddings))
 
     def checkpoints(self) -> dict[int, Study]:
-        """The same text with each pretraining checkpoint of the model, by step; a model that has none is its own last."""
+        """A study of each pretraining checkpoint, by step, on the same text; a model without checkpoints counts as one."""
         names = checkpoint_names(self.model.name)
         return {step: self.with_model(load_model(name, str(self.model.device))) for step, name in names.items()}
 
     # -- subnetworks ------------------------------------------------------------------------------------------------
 
     def find(self, penalty: float, seed: int = 0) -> Subnetwork:
-        """The bigram subnetwork for a sparsity penalty (lambda), by the schedule that suits the model; stored ones are read."""
+        """Find the bigram subnetwork for a sparsity penalty (lambda), by `SparsifyConfig.suited`, or read it from the store."""
         return self._found(self.table, penalty, seed)
 
     def prune(self, penalty: float, seed: int = 0) -> Subnetwork:
-        """The subnetwork that predicts like the full model: optimal pruning (paper, finding 5); otherwise as `find`."""
+        """Optimal pruning (paper, finding 5): as `find`, but the subnetwork predicts like the full model."""
         return self._found(ModelTarget(self.model), penalty, seed)
 
     def _found(self, target: Target, penalty: float, seed: int) -> Subnetwork:
@@ -97,27 +97,27 @@ class Study:
     # -- measurements on held-out text --------------------------------------------------------------------------------
 
     def evaluate(self, subnetwork: Subnetwork | None = None, *, max_tokens: int | None = MAX_TOKENS) -> Evaluation:
-        """How a subnetwork, or the whole model, predicts held-out text and the bigram table (see `evaluate`)."""
+        """How well a subnetwork, or the full model, predicts held-out text and the bigram table (see `evaluate`)."""
         return evaluate(self.model, self.held_out, self.table, subnetwork, max_tokens=max_tokens)
 
     def frontier(
         self, subnetworks: Mapping[float, Subnetwork], *, draws: int = 0, max_tokens: int | None = MAX_TOKENS
     ) -> pd.DataFrame:
-        """Bigram correlation against size, for subnetworks by sparsity penalty (see `frontier`)."""
+        """Bigram correlation of several subnetworks, given by sparsity penalty, against their size (see `frontier`)."""
         return frontier(self.model, subnetworks, self.held_out, self.table, draws=draws, max_tokens=max_tokens)
 
     def ablate(self, subnetwork: Subnetwork, *, draws: int = 5, max_tokens: int | None = MAX_TOKENS) -> pd.DataFrame:
-        """What keeping and removing a subnetwork, or random weights, does to the model (see `ablate`)."""
+        """What it costs to keep only, or to remove, a subnetwork or as many random weights (see `ablate`)."""
         return ablate(self.model, subnetwork, self.held_out, self.table, draws=draws, max_tokens=max_tokens)
 
     # -- the residual stream ------------------------------------------------------------------------------------------
 
     def moments(self, subnetwork: Subnetwork | None = None, *, max_tokens: int | None = MOMENT_TOKENS) -> ResidualMoments:
-        """Moments of the residual stream on training text (see `ResidualMoments.collect`)."""
+        """Means and covariances of the residual stream on training text (see `ResidualMoments.collect`)."""
         return ResidualMoments.collect(self.model, self.train, subnetwork, max_tokens=max_tokens)
 
     def lens_report(
         self, moments: ResidualMoments, *, max_tokens: int | None = LENS_TOKENS, batch_size: int = 16
     ) -> pd.DataFrame:
-        """What linear lenses fitted to these moments read on held-out text (see `lens_report`)."""
+        """Fit linear lenses to these moments and report what they read on held-out text (see `lens_report`)."""
         return lens_report(self.model, moments, self.held_out, max_tokens=max_tokens, batch_size=batch_size)

@@ -1,4 +1,4 @@
-"""The house style of all figures, and how a figure is saved with the data that it was drawn from."""
+"""The style of all figures, and how a figure is saved together with the data that it was drawn from."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bigramlib.models.packages import PACKAGED
 from bigramlib.store import content_hash
 
 PAPER_R = 0.95
-"""What a subnetwork must reach to count as predicting like the bigram table (paper, finding 1)."""
+"""The r that a subnetwork must exceed to count as predicting like the bigram table (paper, finding 1)."""
 LONGEST_NAME = 100
 BLUE, ORANGE, RED, GREY = "#1f5fa8", "#d98a2b", "#b03a3a", "#8a8a8a"
 
@@ -30,13 +30,13 @@ def use_house_style() -> None:
 
 
 def figure_folder(model_name: str, root: str | Path | None) -> Path | None:
-    """Where a model's figures and claims go; nothing is made before something is written.
+    """The folder for a model's figures and claims. It is not created here, but when something is written.
 
-    Each model has a folder of its own: a hub id names its owner ("alice--base"), a local folder or .gguf file is told from
-    others of the same name by a hash of where it lies, however it is given.
+    Each model has its own folder. A hub id names its owner ("alice--base"). The name of a local folder or .gguf file gets a
+    hash of its full path, so that it differs from others of the same name.
 
     Args:
-        model_name: as `load_model` takes it.
+        model_name: a name for `load_model`.
         root: the folder for all models; None if nothing is to be written.
     """
     if root is None:
@@ -51,7 +51,7 @@ def figure_folder(model_name: str, root: str | Path | None) -> Path | None:
 
 
 def save_figure(figure: Figure, folder: Path | None, name: str, data: pd.DataFrame) -> None:
-    """Write NN_name.png, .pdf and the .csv it was drawn from, if there is a folder; the same data give the same bytes."""
+    """Write NN_name.png, .pdf and the data as .csv, if there is a folder; the same data always give the same bytes."""
     if folder is None:
         return
     for suffix, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None, "Producer": None})):
@@ -61,14 +61,14 @@ def save_figure(figure: Figure, folder: Path | None, name: str, data: pd.DataFra
 
 
 def save_table(data: pd.DataFrame, folder: Path | None, name: str, float_format: str | None = "%.6g") -> None:
-    """Write NN_name.csv, if there is a folder; numbers have six digits unless another format, or None for all, is given."""
+    """Write NN_name.csv, if there is a folder. Numbers have six digits by default; float_format None writes all digits."""
     if folder is not None:
         with written_whole(folder / f"{name}.csv") as file:
             data.to_csv(file, index=False, float_format=float_format)
 
 
 def pretraining_axis(axes: Axes, steps: pd.Series) -> None:
-    """Make the horizontal axis one of pretraining steps; a model without checkpoints has a single place on it."""
+    """Show pretraining steps on the horizontal axis; a model without checkpoints has a single point on it."""
     if steps.nunique() == 1:
         axes.set(xlim=(steps.iloc[0] - 1, steps.iloc[0] + 1))
         axes.set_xticks([steps.iloc[0]], ["the model as released"])

@@ -1,4 +1,4 @@
-"""Notebook 09: every claim, and one page that shows the main ones."""
+"""Notebook 09: every claim, and one page with the main figures."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ ALL_CLAIMS: dict[str, Claim] = {
 
 
 def claims_table(folder: Path | None) -> pd.DataFrame:
-    """All claims in order, with what a folder's claims.csv says of them.
+    """All claims in order, with what is recorded about them in a folder's claims.csv.
 
     Returns:
         Columns claim, paper, ours, holds ("yes", "no", "not testable" or "not measured").
@@ -62,7 +62,7 @@ def claims_table(folder: Path | None) -> pd.DataFrame:
 
 
 def judge(folder: Path | None, study: Study, points: pd.DataFrame) -> list[Verdict]:
-    """The claim of notebook 09, by what `Study.frontier` gives."""
+    """The claim of notebook 09, judged by what `Study.frontier` returns."""
     total = int(points.total.iloc[0])
     if total <= 10e6:
         reason = f"{study.model.name} has only {total / 1e6:.1f}M maskable weights"
@@ -72,23 +72,23 @@ def judge(folder: Path | None, study: Study, points: pd.DataFrame) -> list[Verdi
 
 
 def count(claims: pd.DataFrame) -> str:
-    """How many claims hold, and which do not or were not measured, in words."""
+    """A text that says how many claims hold, and lists those that do not hold or were not measured."""
     lines = [f"{holds}: {len(rows)} of {len(claims)}" for holds, rows in claims.groupby("holds", sort=False)]
     return "\n".join([*lines, *("- " + claim for claim in claims[claims.holds.isin(["no", "not measured"])].claim)])
 
 
 @dataclass(frozen=True)
 class Page:
-    """What the page shows: each part as its notebook measures it.
+    """The data of the page, measured as in the notebooks.
 
     Attributes:
-        points: `frontier` of the subnetworks, with a column model.
-        subnetwork: the one that is looked at closely.
-        ablation: `ablate` of a larger one.
-        overlap: its row of `overlap_test` with an optimally pruned one, with a column pair.
+        points: what `frontier` returns for the subnetworks, with a column model.
+        subnetwork: the headline subnetwork, whose weights, overlap and lenses are shown.
+        ablation: what `ablate` returns for a larger subnetwork.
+        overlap: the last row of `overlap_test` of the headline subnetwork and an optimally pruned one, with a column pair.
         similarity: `covariance_similarity` of the full model.
-        lenses: what `lens_reports` gives.
-        development: what `through_pretraining` gives; None for a model without checkpoints.
+        lenses: what `lens_reports` returns.
+        development: what `through_pretraining` returns; None for a model without checkpoints.
     """
 
     points: pd.DataFrame
@@ -110,16 +110,16 @@ def measure_page(
     moment_tokens: int,
     lens_tokens: int,
 ) -> Page:
-    """Measure all that the page shows.
+    """Measure everything that the page shows.
 
     Args:
-        study: the model and its text.
+        study: the model, its text and its bigram table.
         subnetworks: bigram subnetworks by sparsity penalty.
-        headline: the penalty of the one that is looked at closely.
-        ablated: the penalty of the one that is removed.
-        pruning_penalty: of the optimally pruned subnetwork that the headline's is compared with.
+        headline: the sparsity penalty of the headline subnetwork.
+        ablated: the sparsity penalty of the subnetwork that is removed.
+        pruning_penalty: the sparsity penalty of the optimally pruned subnetwork that the headline subnetwork is compared with.
         moment_tokens: training tokens for the moments of the residual stream.
-        lens_tokens: held-out tokens for the lenses.
+        lens_tokens: held-out tokens for the lenses and for each pretraining checkpoint.
     """
     subnetwork, pruned = subnetworks[headline], study.prune(pruning_penalty)
     pair = f"{subnetwork.density:.1%} / {pruned.density:.1%} kept"
@@ -139,7 +139,7 @@ def measure_page(
 
 
 def plot_page(page: Page, title: str) -> Figure:
-    """Draw the page: each part by the function of its notebook."""
+    """Draw the page, with the plotting functions of the notebooks."""
     rows = ["AAAAAABBBBBB", "CCCCDDDDEEEE", "FFFGGGHHHIII"] + ["JJJJKKKKLLLL"] * (page.development is not None)
     figure, axes = plt.subplot_mosaic(";".join(rows), figsize=(15, 4.25 * len(rows)), layout="constrained")
     find_subnetworks.plot_frontier(axes["A"], page.points)

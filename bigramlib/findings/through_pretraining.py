@@ -1,4 +1,4 @@
-"""Notebook 07: how bigram subnetworks develop through pretraining, by one search for each checkpoint."""
+"""Notebook 07: how bigram subnetworks develop through pretraining, with a new search in each checkpoint."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ CLAIMS = {
 
 
 def through_pretraining(study: Study, penalties: Sequence[float], *, max_tokens: int | None = MAX_TOKENS) -> pd.DataFrame:
-    """Find subnetworks in every checkpoint, evaluate them, and compare each with that of the last checkpoint.
+    """Find subnetworks in every checkpoint, evaluate them, and compare each with the one of the last checkpoint.
 
     Args:
-        study: the model, text and table.
-        penalties: a search for each of these sparsity penalties.
+        study: the model, its text and its bigram table.
+        penalties: the sparsity penalties; there is one search for each.
         max_tokens: as in `evaluate`.
 
     Returns:
         One row for each checkpoint and penalty: step, sparsity_penalty, kept, density, r with its 95 % interval r_low and
-        r_high, full_r (of the whole model), first_mlp_share, contained (share of the smaller of this and the final
-        subnetwork that the other holds too) and times_chance (their overlap over the flat expectation).
+        r_high, full_r (of the full model), first_mlp_share, contained (the overlap with the final subnetwork as a share
+        of the smaller of the two) and times_chance (this overlap divided by the flat expectation).
     """
     checkpoints = study.checkpoints()
     final = {penalty: checkpoints[max(checkpoints)].find(penalty) for penalty in penalties}
@@ -70,9 +70,9 @@ def through_pretraining(study: Study, penalties: Sequence[float], *, max_tokens:
 
 
 def r_at_size(points: pd.DataFrame, density: float) -> pd.Series:
-    """R at one density for each step of `through_pretraining`, linear in the logarithm of the size between its subnetworks.
+    """Interpolate r at one density for each step of `through_pretraining`, linearly in the logarithm of the density.
 
-    Outside their sizes the nearest subnetwork's r is taken; those without an r (NaN) are left out.
+    Outside the range of densities, the r of the nearest subnetwork is taken. Subnetworks without an r (NaN) are left out.
     """
 
     def interpolated(found: pd.DataFrame) -> float:
@@ -86,10 +86,10 @@ def judge(folder: Path | None, points: pd.DataFrame, at_size: pd.Series, density
     """The claims of notebook 07.
 
     Args:
-        folder: of the figures and claims.
-        points: what `through_pretraining` gives.
-        at_size: what `r_at_size` gives.
-        density: the one that it was asked for.
+        folder: where the claims are recorded; None records them nowhere.
+        points: what `through_pretraining` returns.
+        at_size: what `r_at_size` returns.
+        density: the density that `r_at_size` was called with.
     """
     steps = at_size.index
     if len(steps) == 1:
@@ -109,11 +109,11 @@ def judge(folder: Path | None, points: pd.DataFrame, at_size: pd.Series, density
 
 
 def plot_through_pretraining(axes: Sequence[Axes], points: pd.DataFrame) -> None:
-    """Subnetworks of pretraining checkpoints: r, share in the first MLP, and overlap with the final subnetwork.
+    """Draw the subnetworks of pretraining checkpoints.
 
     Args:
-        axes: three.
-        points: what `through_pretraining` gives.
+        axes: three: r; the share of kept weights in the first layer's MLP; the overlap with the final subnetwork.
+        points: what `through_pretraining` returns.
     """
     final = points.step.max()
     for (penalty, line), colour in zip(points.groupby("sparsity_penalty"), ("#6fa8dc", BLUE), strict=False):

@@ -1,4 +1,4 @@
-"""Notebook 03: in which layers, components, heads and MLP dimensions the kept weights lie."""
+"""Notebook 03: in which layers, components, heads and MLP dimensions the kept weights are."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bigramlib.subnetworks.places import first_mlp_dimensions, gini
 from bigramlib.subnetworks.subnetwork import Subnetwork
 
 NAMED_SHARE = 0.03
-"""Parts of a model with a smaller share of the kept weights than this, at every size, are not named in the figure."""
+"""A part of the model is named in the figure if it has at least this share of the kept weights at some size."""
 CLAIMS = {
     "first mlp": Claim(
         "The smallest subnetwork with r > 0.95 lies mostly in the first layer's MLP",
@@ -40,7 +40,7 @@ CLAIMS = {
 
 
 def by_family(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Tables of several models in one, with a column model."""
+    """The tables of several models as one table, with a column model."""
     return pd.concat(tables, names=["model"]).reset_index("model")
 
 
@@ -51,7 +51,7 @@ def head_units(subnetwork: Subnetwork) -> pd.DataFrame:
 
 
 def dimension_counts(subnetworks: Mapping[str, Subnetwork]) -> pd.DataFrame:
-    """Kept weights in each dimension of the first layer's MLP: column unit, and one for each subnetwork by name."""
+    """Kept weights in each dimension of the first layer's MLP: a column unit, and one column for each subnetwork."""
     return pd.DataFrame({name: first_mlp_dimensions(found.units()) for name, found in subnetworks.items()}).reset_index()
 
 
@@ -65,11 +65,11 @@ def judge(
     """The claims of notebook 03.
 
     Args:
-        folder: of the figures and claims.
-        subnetworks: of the trained model, by sparsity penalty.
-        headline: the sparsity penalty of the one that is looked at closely.
-        by_seed: that one, found with several seeds.
-        dimensions: what `dimension_counts` gives, for "bigram subnetwork" and "random subnetwork".
+        folder: where the claims are recorded; None records them nowhere.
+        subnetworks: those of the trained model, by sparsity penalty.
+        headline: the sparsity penalty of the subnetwork that the first claim is about.
+        by_seed: subnetworks for this penalty, found with several seeds.
+        dimensions: what `dimension_counts` returns for "bigram subnetwork" and "random subnetwork".
     """
     table = subnetworks[headline].table()
     first_mlp = table[(table.layer == 0) & table.component.str.startswith("mlp")].total.sum()
@@ -87,14 +87,14 @@ def judge(
 
 
 def plot_each(axes: Sequence[Axes], tables: Mapping[str, pd.DataFrame], plot: Callable[[Axes, pd.DataFrame], None]) -> None:
-    """Draw the table of each model with one of the functions of this file, side by side, under the model's name."""
+    """Draw the table of each model with the function `plot`, side by side, with the model's name as the title."""
     for place, (name, table) in zip(axes, tables.items(), strict=True):
         plot(place, table)
         place.set_title(name)
 
 
 def plot_layer_shares(axes: Axes, shares: pd.DataFrame) -> None:
-    """Share of kept weights by layer and kind over the size of the subnetwork; parts with a small share are grey.
+    """Draw each part's share of the kept weights over the size of the subnetwork; parts with a small share are grey.
 
     Args:
         axes: where to draw.
@@ -118,7 +118,7 @@ def plot_layer_shares(axes: Axes, shares: pd.DataFrame) -> None:
 
 
 def plot_lorenz(axes: Axes, dimensions: pd.DataFrame) -> None:
-    """Lorenz curves: the share of kept weights that lies in the fullest dimensions (from `dimension_counts`)."""
+    """Draw Lorenz curves of `dimension_counts`: the share of the kept weights that is in the fullest dimensions."""
     for (name, kept), style in zip(dimensions.drop(columns="unit").items(), ("-", "--", "-.", ":"), strict=False):
         share = np.concatenate([[0], np.sort(kept)[::-1].cumsum() / max(1, kept.sum())])
         axes.plot(np.linspace(0, 1, len(share)), share, style, label=f"{name} (Gini {gini(kept):.2f})")
@@ -128,7 +128,7 @@ def plot_lorenz(axes: Axes, dimensions: pd.DataFrame) -> None:
 
 
 def plot_heads(axes: Axes, units: pd.DataFrame) -> None:
-    """Density of attention heads, q, k, v and o together, by layer (from `head_units`), as a heat map."""
+    """Draw what `head_units` returns: the share of its weights that each head keeps (q, k, v, o together), as a heat map."""
     heads = units.groupby(["layer", "unit"])[["kept", "total"]].sum()
     grid = (heads.kept / heads.total).unstack() * 100
     scale = {"vmin": 0, "vmax": float(grid.to_numpy().max()) or 1.0, "cbar_kws": {"label": "% of weights kept"}}
