@@ -1,4 +1,4 @@
-"""Files read and written with care: whole or not at all, with the umask's mode, and with errors that say what is wrong."""
+"""Safe reading and writing of files: written completely or not at all, with clear error messages."""
 
 from __future__ import annotations
 
@@ -22,19 +22,20 @@ from safetensors import SafetensorError
 
 DAY = 24 * 3600.0
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
-"""What disks say that are full or cannot be written."""
+"""Error numbers of a disk that is full or cannot be written to."""
 UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
-"""What file systems say to a request that they do not know."""
+"""Error numbers of a file system that does not support a request."""
 LONGEST_PREFIX = 100
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Within the block, what keeps a file from being read just now is said in a sentence. It does not make the file damaged.
+    """Turn errors of reading a file within the block into one sentence that says why. The file does not count as damaged.
 
     Raises:
-        OSError: permission, descriptors, a stale handle, a broken disk.
-        MemoryError: there is too little.
+        FileNotFoundError: the file does not exist; this error is passed on unchanged.
+        OSError: it cannot be read at the moment (permission, too many open files, a stale handle, a broken disk).
+        MemoryError: there is too little memory.
     """
     try:
         yield
@@ -46,15 +47,18 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def safe_tensors(path: Path, opener: Callable) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
-    """Metadata and tensors of a safetensors file, mapped into memory or, on mounts that cannot do so, read.
+    """Read a safetensors file: by mapping it into memory or, if that fails, by reading all its bytes.
 
     Args:
         path: the file.
         opener: `safetensors.safe_open`.
 
+    Returns:
+        (metadata, tensors by name).
+
     Raises:
-        SafetensorError: it was read whole and is damaged.
-        OSError: it cannot be read just now.
+        SafetensorError: the file could be read but is damaged.
+        OSError: the file cannot be read at the moment.
     """
     try:
         with opener(path, framework="pt") as file:
@@ -68,16 +72,16 @@ def safe_tensors(path: Path, opener: Callable) -> tuple[dict[str, str], dict[str
 
 @contextmanager
 def written_whole(path: Path, replace: bool = True) -> Iterator[Path]:
-    """Yield a temporary file name or folder name beside `path`; rename it to `path` on success, delete it on failure.
+    """Yield a temporary path next to `path` to write a file or folder to. On success it is renamed to `path`, else deleted.
 
-    Files get the mode that the umask gives to new ones, whoever wrote them.
+    All files get the permissions that the umask gives to new files.
 
     Args:
-        path: where it shall lie; its folder is made if missing.
-        replace: otherwise what another process has put there meanwhile stays.
+        path: the path of the finished file or folder. Its parent folder is created if it is missing.
+        replace: whether to replace what exists at `path` when the block ends. If False, that is kept.
 
     Raises:
-        OSError: it cannot be written; what was there before stays as it was.
+        OSError: it cannot be written; what was at `path` before is unchanged.
     """
     workplace, ours = None, True
     try:
@@ -108,7 +112,7 @@ def written_whole(path: Path, replace: bool = True) -> Iterator[Path]:
 
 
 def _new_file_mode(folder: Path) -> int:
-    """The mode that new files get in a folder by the umask, which only making one tells without changing it."""
+    """The permissions of new files in a folder. A file is created to see them, since reading the umask would change it."""
     probe = folder / ".probe"
     probe.touch()
     mode = stat.S_IMODE(probe.stat().st_mode)
@@ -117,7 +121,7 @@ def _new_file_mode(folder: Path) -> int:
 
 
 def _settle(temporary: Path, mode: int) -> None:
-    """Give files their mode and let the disk have their content before their name."""
+    """Set the permissions of files, and write their content to the disk before they are renamed."""
     for file in [temporary] if temporary.is_file() else temporary.rglob("*"):
         if file.is_file():
             with suppress(OSError):  # some mounts have one mode for all
@@ -131,12 +135,12 @@ def _settle(temporary: Path, mode: int) -> None:
 
 
 def _leftover_prefix(path: Path) -> str:
-    """How what is half-written of a file or folder begins; names may be as long as a file system takes."""
+    """How the names of temporary folders for `path` begin. Long names are cut, since file systems limit their length."""
     return f".{os.fsdecode(os.fsencode(path.name)[:LONGEST_PREFIX])}."
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what killed processes of this machine left half-written beside `path`, and what is older than a day."""
+    """Remove temporary folders for `path` that killed processes of this machine left, or that are older than a day."""
     prefix = _leftover_prefix(path)
     for leftover in path.parent.glob(f"{glob.escape(prefix)}*"):
         with suppress(OSError):
@@ -146,7 +150,7 @@ def remove_leftovers(path: Path) -> None:
 
 
 def _is_of_the_dead(writer: str) -> bool:
-    """Whether the process that a leftover is named by ran on this machine, and has ended."""
+    """Whether the process that a temporary folder is named after ran on this machine and has ended."""
     here, _, number = writer.split(".")[0].partition("-")
     if os.name != "posix" or here != _HERE or not number.isdecimal():
         return False
@@ -160,7 +164,7 @@ def _is_of_the_dead(writer: str) -> bool:
 
 
 def _machine() -> str:
-    """A name for this machine since it started and, where they are apart, the process numbers in this container."""
+    """A name for this machine since its last start. Containers with their own process numbers get names of their own."""
     name = socket.gethostname()
     with suppress(OSError):
         name += str(Path("/proc/self/ns/pid").readlink()) + Path("/proc/sys/kernel/random/boot_id").read_text()
@@ -171,12 +175,12 @@ _HERE = _machine()
 
 
 def reason(error: BaseException) -> str:
-    """What an error says, without its number."""
+    """The message of an error, without its number."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def said(error: OSError | MemoryError, sentence: str) -> OSError | MemoryError:
-    """The same kind of error with a sentence as its text."""
+    """A new error of the same kind, with a sentence as its message."""
     if isinstance(error, MemoryError):
         return MemoryError(sentence)
     kind = type(error) if type(error).__module__ == "builtins" else OSError

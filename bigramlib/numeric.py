@@ -1,4 +1,4 @@
-"""Numbers as users give them: Python's, NumPy's, torch's, and the texts that YAML and papermill make of them ("1e1")."""
+"""Conversion of numbers that users give: from Python, NumPy or torch, or as text from YAML or papermill ("1e1")."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ import numpy as np
 import torch
 
 Number = int | float | np.number | torch.Tensor | str
-"""What stands for a number."""
+"""Types that are accepted as a number."""
 MOST = 10**308
-"""Whole numbers beyond it are no floats."""
+"""Whole numbers that are larger than this count as infinite where a float is expected."""
 
 
 def number(
     name: str, value: object, least: float | int = -math.inf, most: float | int = math.inf, whole: bool = False
 ) -> int | float:
-    """A plain number, whatever it came as.
+    """Convert a value to a plain Python number and check it.
 
     Args:
-        name: what it is, for the error.
-        value: what was given.
-        least: the least that it may be.
-        most: the most that it may be.
-        whole: whether it must be a whole number, which is then an int.
+        name: the name of the value, for the error message.
+        value: the value as it was given.
+        least: the smallest allowed number.
+        most: the largest allowed number.
+        whole: whether the number must be whole. It is then returned as an int.
 
     Raises:
-        ValueError: it is no such number.
+        ValueError: the value is not a number, or not an allowed one.
     """
     plain: Any = value.item() if isinstance(value, np.generic | np.ndarray | torch.Tensor) and value.ndim == 0 else value
     if isinstance(plain, str):
@@ -47,13 +47,13 @@ def number(
 
 
 def whole_number(name: str, value: object, least: float | int = -math.inf) -> int:
-    """A plain whole number, whatever it came as; otherwise as `number`."""
+    """As `number` with `whole=True`."""
     return int(number(name, value, least, whole=True))
 
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Within the context, or the function that it decorates, an autocast of the caller's has no effect."""
+    """Switch off the caller's autocast within the block, or within the function that this decorates."""
     with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
         yield
 

@@ -1,4 +1,4 @@
-"""Progress bars: widgets in JupyterLab, plain text where `BIGRAMLIB_TEXT_PROGRESS` is set (headless runs)."""
+"""Progress bars: widgets in JupyterLab; plain text if `BIGRAMLIB_TEXT_PROGRESS` is set, for runs without a display."""
 
 import os
 

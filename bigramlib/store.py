@@ -1,4 +1,4 @@
-"""Where things lie on disk, how they are named by their content, made once, written whole or not at all, and checked."""
+"""The store on disk: where it is, how things in it are named by hashes of their content, made once, locked and checked."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ log = logging.getLogger(__name__)
 
 
 def store_root() -> Path:
-    """The folder that keeps everything: `$BIGRAMLIB_STORE`, in a source checkout `.store`, else `~/.cache/bigramlib`.
+    """The folder of the store: `$BIGRAMLIB_STORE`; if unset, `.store` in a source checkout, otherwise `~/.cache/bigramlib`.
 
-    A relative `$BIGRAMLIB_STORE` counts from where it is first used, also for later processes and other working directories.
+    A relative `$BIGRAMLIB_STORE` is made absolute at its first use, in the working directory of that moment. Child processes
+    get the absolute path.
 
     Raises:
-        ValueError: it lies in a home folder, and there is none.
+        ValueError: the folder would be in a home folder, and there is no home folder.
     """
     named = os.environ.get("BIGRAMLIB_STORE")
     checkout = PACKAGE.parent
@@ -45,7 +46,7 @@ def store_root() -> Path:
 
 
 def store_folder(kind: str) -> Path:
-    """Folder for one kind of stored thing ("corpora", "subnetworks") under `store_root`, made if it is missing and can be."""
+    """The folder for one kind of stored thing ("corpora", "subnetworks") in the store, created if possible."""
     folder = store_root() / kind
     with suppress(OSError):  # a store may be read-only; writing into it says so
         folder.mkdir(parents=True, exist_ok=True)
@@ -53,7 +54,7 @@ def store_folder(kind: str) -> Path:
 
 
 def content_hash(*parts: object) -> str:
-    """SHA-256 (hex) of a sequence of JSON-able values, arrays (integers as int64) and bytes, in order."""
+    """SHA-256 (hex) of a sequence of values, in order: bytes, arrays (integers count as int64), or what JSON can hold."""
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, np.ndarray):
@@ -72,14 +73,14 @@ def content_hash(*parts: object) -> str:
 
 
 def _plain(value: object) -> object:
-    """A NumPy number as the Python number that it is."""
+    """Convert a NumPy number to a Python number."""
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError(f"{type(value).__name__} cannot be hashed")
 
 
 def tensors_hash(tensors: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 (hex) of named fp32 tensors, whatever their order."""
+    """SHA-256 (hex) of named tensors as float32; their order does not matter."""
     parts: list[object] = []
     for name in sorted(tensors):
         parts += [name, tensors[name].detach().float().cpu().numpy()]
@@ -93,7 +94,7 @@ def file_hash(path: Path) -> str:
 
 
 def check_writable(folder: Path) -> None:
-    """Raise OSError, before any work, unless new things can be kept in a folder of the store."""
+    """Raise OSError if nothing can be written to a folder of the store. Call it before long work."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -105,10 +106,10 @@ def check_writable(folder: Path) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of a stored thing: of several processes that want to make it, one does and the others wait.
+    """Hold the lock of a stored thing within the block, so that one process makes it while the others wait.
 
-    The lock goes with its process, however that ends. It only saves work: where none can be had (a file system without locks,
-    a lock file of another user), two processes may do the same, and the content that each commits is the same.
+    The lock ends with its process, even if that is killed. It only avoids double work. Where there can be no lock (a file
+    system without locks, a lock file of another user), two processes may make the same thing; both write the same content.
     """
     lock = FileLock(store_folder("locks") / f"{path.parent.name}-{path.name}.lock", fallback_to_soft=False)
     try:
@@ -128,9 +129,9 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def set_aside(path: Path, why: object) -> None:
-    """Rename a stored thing that cannot be trusted to "<name>.damaged", so that it is neither used nor lost, and say so.
+    """Rename a damaged thing in the store to "<name>.damaged" and warn, so that it is not used but not lost either.
 
-    Nothing happens if another process has done so already.
+    Nothing happens if another process has already renamed it.
 
     Raises:
         OSError: it cannot be renamed.
@@ -153,14 +154,19 @@ def set_aside(path: Path, why: object) -> None:
 
 
 def stored_folder(folder: Path, make: Callable[[Path], None]) -> Path:
-    """A folder of the store, made only if it is not there yet or not as it was made; a whole one is read without any lock.
+    """Make a folder of the store if it does not exist, or if a file in it is missing or has changed since it was written.
+
+    If the folder is complete, no lock is taken.
 
     Args:
-        folder: where it lies.
-        make: fills an empty folder.
+        folder: its path.
+        make: a function that fills an empty folder.
+
+    Returns:
+        The same path.
 
     Raises:
-        OSError: it cannot be read just now, or not be written.
+        OSError: the folder cannot be read at the moment, or cannot be written.
     """
     with reading(folder):
         if folder.exists() and not _altered(folder):
@@ -181,7 +187,10 @@ def stored_folder(folder: Path, make: Callable[[Path], None]) -> Path:
 
 
 def _altered(folder: Path) -> str | None:
-    """A file of a stored folder that has not the SHA-256 it was written with; folders of before version 0.2 state none."""
+    """The first file of a stored folder that is missing or whose SHA-256 has changed; None if there is no such file.
+
+    Folders that were made before version 0.2 have no recorded SHA-256 and are not checked.
+    """
     if not (folder / HASHES).exists():
         return None
     try:
