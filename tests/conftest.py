@@ -17,6 +17,7 @@ with install_import_hook("bigramlib", "beartype.beartype"):
         if module.name != "bigramlib.__main__":
             importlib.import_module(module.name)
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -34,14 +35,16 @@ from transformers import (
     Qwen3Config,
 )
 
-from bigramlib import BigramTable, LanguageModel, Subnetwork, TokenCorpus
+from bigramlib import BigramTable, LanguageModel, SparsifyConfig, Study, Subnetwork, TokenCorpus
 from bigramlib.models.mini import train_tokenizer
 
 torch.set_num_threads(1)
+plt.switch_backend("agg")
 
 VOCABULARY = 280
 PADDED = 288
 TEXT = ["the cat sat on the mat and the dog sat on the cat", "a dog and a cat met a rat; the rat sat down", "no cats here"] * 3
+WORDS = ["the", "cat", "sat", "on", "the", "mat", "and", "a", "dog", "met", "a", "rat"]
 SHAPE = {"vocab_size": PADDED, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 GROUPED = SHAPE | {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4, "intermediate_size": 24}
 CONFIGS = {
@@ -79,6 +82,56 @@ def build(name: str, tokenizer, seed: int = 0) -> LanguageModel:
             for parameter in hf.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.2)
     return LanguageModel(f"tiny {name}", hf, tokenizer)
+
+
+@pytest.fixture
+def axes():
+    """Four places to draw in; what is drawn there is rendered at the end."""
+    figure, places = plt.subplots(1, 4, figsize=(24, 4))
+    yield list(places)
+    figure.canvas.draw()
+    plt.close(figure)
+
+
+@pytest.fixture(scope="session")
+def documents():
+    """A hundred short documents of few words, so that most bigrams of one occur in others."""
+    generator = np.random.default_rng(0)
+    return [" ".join(generator.choice(WORDS, 40)) for _ in range(100)]
+
+
+@pytest.fixture
+def study(model, documents):
+    return Study(model, documents)
+
+
+@pytest.fixture
+def checkpoints(study, tokenizer, monkeypatch):
+    """Three checkpoints of pretraining, the last of which is the model of the study; every study has them."""
+    earlier = {step: study.with_model(build("gpt_neox", tokenizer, seed)) for step, seed in ((0, 1), (16, 2))}
+    every = earlier | {40: study}
+    monkeypatch.setattr(Study, "checkpoints", lambda self: every)
+    return every
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Every search of a study takes three steps."""
+
+    def suited(model, target, sparsity_penalty, seed=0):
+        flattening = None if target.reads_context else 0.5
+        short = {"steps": 3, "batch_size": 2, "sequence_length": 16, "flattening": flattening}
+        return SparsifyConfig(sparsity_penalty=sparsity_penalty, seed=seed, **short)
+
+    monkeypatch.setattr(SparsifyConfig, "suited", suited)
+
+
+@pytest.fixture(scope="session")
+def sparse(model):
+    """A random fifth of the weights."""
+    generator = torch.Generator().manual_seed(0)
+    masks = {name: torch.rand(weight.shape, generator=generator) < 0.2 for name, weight in model.maskable.items()}
+    return Subnetwork(masks, model.architecture)
 
 
 @pytest.fixture(scope="session", params=CONFIGS)

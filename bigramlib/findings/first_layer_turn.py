@@ -87,10 +87,10 @@ def judge(folder: Path | None, report: pd.DataFrame, similarities: Mapping[str, 
     ]
 
 
-def _turn(report: pd.DataFrame) -> dict[str, float]:
+def _turn(report: pd.DataFrame) -> dict[str, int | float]:
     """The layer across which r rises most, and by how much, in both models; the full model's r after its layer."""
     rises = report.pivot(index="layer", columns="model", values="r").diff().iloc[1:].fillna(0.0)
-    layers, most = rises.idxmax(), rises.max()
+    layers, most = rises.idxmax().astype(int).to_dict(), rises.max()
     reached = report[report.model == FULL].set_index("layer").loc[layers[FULL]]
     turns = {"full_layer": layers[FULL], "full": most[FULL], "layer": layers[BIGRAM], "bigram": most[BIGRAM]}
     return turns | {"r": reached.r, "low": reached.r_low, "high": reached.r_high}

@@ -77,8 +77,9 @@ class Study:
 
     def checkpoints(self) -> dict[int, Study]:
         """A study of each pretraining checkpoint, by step, on the same text; a model without checkpoints counts as one."""
-        names = checkpoint_names(self.model.name)
-        return {step: self.with_model(load_model(name, str(self.model.device))) for step, name in names.items()}
+        names, own = checkpoint_names(self.model.name), self.model.name
+        device = str(self.model.device)
+        return {step: self if name == own else self.with_model(load_model(name, device)) for step, name in names.items()}
 
     # -- subnetworks ------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,5 @@
 """Text of one document: its figures are measured, their intervals are unknown, which is said once and drawn as none."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,21 +17,11 @@ from bigramlib.findings.first_layer_turn import plot_turn
 from bigramlib.findings.necessary import plot_ablation
 from bigramlib.findings.through_pretraining import plot_through_pretraining
 
-plt.switch_backend("agg")
-
 
 @pytest.fixture(scope="module")
 def single():
     ids = (np.random.default_rng(3).random(600) ** 2 * 250).astype(np.int64)
     return TokenCorpus(ids, np.array([0]), VOCABULARY, "one document")
-
-
-@pytest.fixture
-def axes():
-    figure, places = plt.subplots(1, 4)
-    yield list(places)
-    figure.canvas.draw()
-    plt.close(figure)
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,15 @@
 """The survey finds every model's bigram subnetworks in the store, and only those."""
 
 import numpy as np
+import pandas as pd
 import pytest
-from conftest import build
+from conftest import WORDS, build
+from pandas.testing import assert_frame_equal
 from safetensors.numpy import save_file
 
 from bigramlib import BigramTable, ModelTarget, SparsifyConfig, Subnetwork, find_subnetwork, load_model, randomly_initialized
-from bigramlib.findings.across_models import survey, surveyed_names
-
-WORDS = ["the", "cat", "sat", "on", "the", "mat", "and", "a", "dog", "met", "a", "rat"]
+from bigramlib.analysis.controls import smallest_reaching
+from bigramlib.findings.across_models import judge, plot_models, survey, surveyed_names
 
 
 @pytest.fixture
@@ -39,9 +40,20 @@ def test_models_and_their_bigram_subnetworks_are_found(on_disk):
         1.0: wanted.hash,
         2.0: other.hash,
     }
+    study = found.study
+    assert (study.model.name, study.model.hash, study.table.hash) == (name, model.hash, table.hash)
     points = found.points(512)
+    assert_frame_equal(points.drop(columns="model"), study.frontier(found.subnetworks, max_tokens=512))
     row = found.summary(points, 512)
-    assert set(points.model) == {name} and row["kept"] in (wanted.kept, other.kept) and row["turn at layer"] in (1, 2)
+    best = smallest_reaching(points, 0.95)
+    chosen = found.subnetworks[best.sparsity_penalty]
+    assert set(points.model) == {name} and row["turn at layer"] in (1, 2)
+    assert (row["kept"], row["share kept"], row["in first MLP"]) == (chosen.kept, chosen.density, chosen.first_mlp_share())
+    damage = study.ablate(chosen, draws=1, max_tokens=512)
+    assert (row["r"], row["full r"]) == (best.r, points.r[0])
+    assert row["without it, nats"] == damage.rise["full - subnetwork"]
+    assert row["without random, nats"] == damage.rise["full - random"]
+    assert row["parameters"] == model.hf.num_parameters() and row["maskable"] == chosen.total
 
 
 def test_a_model_without_subnetworks_is_refused(on_disk):
@@ -68,3 +80,81 @@ def test_what_is_no_bigram_subnetwork_that_can_be_read_is_left_out(on_disk, tmp_
     assert surveyed_names() == {name: source} and set(survey(name, source).subnetworks) == {1.0}
     for left in ("foreign", "empty", "folder", "link", "There is no corpus 'list of 22 documents'"):
         assert left in caplog.text
+
+
+@pytest.fixture
+def store(model, tmp_path):
+    """Puts a subnetwork with some provenance into the store."""
+    folder = tmp_path / "store" / "subnetworks"
+    folder.mkdir(parents=True)
+    needed = {"target_hash": "", "sparsity_penalty": 1.0, "config": {}, "steps": 1}
+
+    def put(name, corpus="sotu (train)", **facts):
+        subnetwork = Subnetwork(
+            Subnetwork.mlp(model, 0).masks, model.architecture, needed | {"model": name, "corpus": corpus} | facts
+        )
+        subnetwork.save(folder / f"{len(list(folder.iterdir()))}.safetensors")
+
+    return put
+
+
+def test_controls_are_left_out_and_checkpoints_of_a_model_whose_last_one_is_there(store):
+    for name in ("mini", "mini@step32", "mini (random, seed 0)", "someone/other@main"):
+        store(name)
+    assert surveyed_names() == {"mini": "sotu", "someone/other@main": "sotu"}
+
+
+def test_what_the_fields_of_a_provenance_say_goes_before_names(store):
+    fields = {"model_source": "one", "model_revision": "", "model_origin": "pretrained", "corpus_source": "self"}
+    store("one", corpus="drawn by one", **fields)
+    store("other", corpus="sotu", **fields | {"model_origin": "random"})
+    assert surveyed_names() == {"one": "self"}
+
+
+def test_only_the_models_that_are_wanted_are_named(store):
+    store("mini")
+    store("someone/other")
+    assert list(surveyed_names(["mini"])) == ["mini"]
+    assert list(surveyed_names()) == ["mini", "someone/other"]
+    with pytest.raises(ValueError, match=r"no bigram subnetwork of 'third', only of mini, someone/other; run notebook 02"):
+        surveyed_names(["mini", "third"])
+
+
+def summary(r=0.96, without=3.0, random=0.1, names=("mini", "other")):
+    rows = pd.DataFrame({"model": names, "r": [r, 0.8][: len(names)], "without it, nats": [3.0, without][-len(names) :]})
+    return rows.assign(**{"without random, nats": random}).set_index("model")
+
+
+@pytest.mark.parametrize(
+    ("values", "reaches", "costs"),
+    [
+        ({}, True, True),
+        ({"r": 0.94}, False, True),
+        ({"names": ("other",)}, False, True),
+        ({"without": 0.05}, True, False),
+        ({"names": ("mini",)}, True, True),
+    ],
+)
+def test_all_models_together_are_judged_by_their_rows(values, reaches, costs):
+    assert judge(summary(**values)) == {
+        "mini reaches r > 0.95": reaches,
+        "removing the subnetwork costs more than removing random weights, in every model": costs,
+    }
+
+
+def frontier_of(model, *, total=1000):
+    rows = pd.DataFrame({"case": ["full", "subnetwork", "subnetwork"], "kept": [total, 100, 10], "total": total})
+    return rows.assign(model=model, r=[0.5, 0.96, 0.8], r_low=0.7, r_high=0.99)
+
+
+def test_each_model_is_drawn_over_weights_and_over_their_share(axes):
+    plot_models(axes[:2], pd.concat([frontier_of("mini"), frontier_of("other", total=10_000)]))
+    assert [text.get_text() for text in axes[0].get_legend().get_texts()] == ["mini", "other"]
+    lines = [[list(container.lines[0].get_xdata()) for container in place.containers] for place in axes[:2]]
+    assert lines == [[[10, 100], [10, 100]], [[0.01, 0.1], [0.001, 0.01]]]
+    assert list(axes[0].containers[0].lines[0].get_ydata()) == [0.8, 0.96]
+
+
+def test_one_model_with_one_subnetwork_is_drawn(axes):
+    plot_models(axes[:2], frontier_of("mini").head(2))
+    assert [len(place.containers) for place in axes[:2]] == [1, 1]

