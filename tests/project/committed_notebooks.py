@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from figure_comparison import folder_differences
 
-from bigramlib.findings.notebooks import HEADLESS
+from bigramlib.findings.notebooks import HEADLESS, copy_with_figures
 
 ROOT = Path(__file__).parents[2]
 ANEW = ROOT / ".executed" / "test"
@@ -17,10 +18,11 @@ LIVE = "02_find_subnetworks.ipynb"
 
 @pytest.fixture(scope="module")
 def anew():
-    """Copies of the notebooks beside the committed figures and an empty store."""
+    """Copies of the notebooks, which write their figures into made/, beside the committed figures and an empty store."""
     shutil.rmtree(ANEW, ignore_errors=True)
     shutil.copytree(ROOT / "figures", ANEW / "figures")
-    shutil.copytree(ROOT / "notebooks", ANEW / "notebooks")
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        copy_with_figures(path, ANEW / "notebooks" / path.name, "../made")
     return ANEW
 
 
@@ -35,3 +37,8 @@ def test_notebook_02_trains_its_masks_live_and_the_others_load_those_of_make_not
     compare_outputs(anew / "notebooks" / LIVE)
     shutil.unpack_archive(ROOT / "tests" / "subnetworks.zip", anew / "store")
     compare_outputs(anew / "notebooks", "--ignore", anew / "notebooks" / LIVE)
+
+
+def test_figures_made_anew_have_the_numbers_of_the_committed_ones(anew):
+    found = folder_differences(ROOT / "figures" / "mini", anew / "made" / "mini")
+    assert not found, "\n".join(found)
