@@ -1,7 +1,6 @@
 """The project's files agree with each other."""
 
 import ast
-import csv
 import re
 import tomllib
 from importlib.util import resolve_name
@@ -10,8 +9,6 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
-
-from bigramlib.findings.summary import ALL_CLAIMS
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
