@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
+import pytest
 
 from bigramlib.__main__ import format_claims
 from bigramlib.findings.claims import COLUMNS, Claim, Verdict, check, recorded, untestable
