@@ -10,8 +10,8 @@ SAME_PICTURE = 0.2
 """The largest share of ink that lies elsewhere in the same picture drawn at another resolution.
 
 Of the committed figures of mini it is at most 0.15, as text is rounded to other pixels. Those of the other models, which have
-the same axes and legends, have at least 0.28, and other figures of the same notebook at least 0.6. It finds another version of a
-figure, not one point that moved: the numbers are compared by their csv.
+the same axes and legends, have at least 0.28, and other figures of the same notebook at least 0.6. So another version of a
+figure is found, but not one point that moved: numbers are compared in the csv.
 """
 
 
