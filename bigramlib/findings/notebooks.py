@@ -1,4 +1,4 @@
-"""Executes the numbered notebooks: on a model of the user's choice, as they are committed, or the one that trains mini."""
+"""Execute the numbered notebooks: for any model, with their committed parameters, or notebook 00 to train mini again."""
 
 from __future__ import annotations
 
@@ -32,28 +32,28 @@ HEADLESS = {
 
 
 class NotebookError(Exception):
-    """A notebook did not reach its end."""
+    """The execution of a notebook failed before its last cell."""
 
 
 def reproduce(model: str, corpus: str, text_column: str, device: str, numbers: list[str]) -> str:
     """Execute notebooks on a model; figures go to figures/<model>/, executed notebooks to .executed/<model>/.
 
-    The working directory is the root of a checkout, also in the other functions here. Parameters of a model whose figures were
-    not made with the notebooks' defaults are in notebooks/settings/MODEL/NN.yaml.
+    All functions of this file must be called in the root of a source checkout. Parameters that a model needs instead of the
+    notebooks' defaults are read from notebooks/settings/MODEL/NN.yaml.
 
     Args:
-        model: as `load_model` takes it; relative paths count from the working directory.
-        corpus: as `load_corpus` takes it; relative paths count from the working directory.
+        model: a name for `load_model`; relative paths start from the working directory.
+        corpus: a source for `load_corpus`; relative paths start from the working directory.
         text_column: the column or key of the corpus that holds the text.
         device: a device of PyTorch, such as "cuda".
-        numbers: the two digits that each notebook's name begins with, in the order of execution.
+        numbers: the first two digits of the name of each notebook, in the order of execution.
 
     Returns:
-        The model as the notebooks got it: a path is absolute.
+        The model name that was given to the notebooks; a path is absolute.
 
     Raises:
         ValueError: a value cannot be used; no notebook was executed.
-        NotebookError: a notebook did not reach its end; those after it were not executed.
+        NotebookError: a notebook failed; the notebooks after it were not executed.
     """
     import yaml  # it comes with papermill
 
@@ -73,9 +73,9 @@ def reproduce(model: str, corpus: str, text_column: str, device: str, numbers: l
 
 
 def located(value: str, known: Collection[str]) -> str:
-    """A model or corpus as a notebook takes it, whose working directory is another: what lies here gets its absolute path.
+    """Make the path of a model or corpus absolute, since notebooks are executed in another working directory.
 
-    Names of nothing here stay as they are, and so do known names, even where a folder is called so.
+    Names that are not existing paths are returned unchanged. So are known names, even if there is a folder with that name.
     """
     if value.partition("@")[0] in known:
         return value
@@ -89,12 +89,12 @@ def located(value: str, known: Collection[str]) -> str:
 
 
 def exists(path: str) -> bool:
-    """Whether there is such a file or folder; what no file can be called is none."""
+    """Whether a file or folder exists; False also for texts that cannot be the name of a file."""
     return os.path.exists(path)  # noqa: PTH110 (Path.exists raises OSError for long names)
 
 
 def check_values(model: str, corpus: str, device: str, numbers: list[str], text_column: str = "text") -> None:
-    """Raise ValueError, naming the value and the remedy, unless all of them can be used."""
+    """Raise ValueError if a value cannot be used; the message names the value and what to do."""
     known = sorted(path.stem[:2] for path in NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
     for number in numbers or [""]:
         if number not in known:
@@ -106,18 +106,18 @@ def check_values(model: str, corpus: str, device: str, numbers: list[str], text_
 
 
 def numbered(number: str) -> Path:
-    """The notebook whose name begins with a number of two digits."""
+    """The path of the notebook whose name begins with these two digits."""
     return next(NOTEBOOKS.glob(f"{number}_*.ipynb"))
 
 
 def say(sentence: str) -> None:
-    """Print a sentence at once, before what the notebooks log."""
+    """Print a sentence immediately, so that it comes before the output of the notebooks."""
     sys.stdout.write(f"{sentence}\n")
     sys.stdout.flush()
 
 
 def pretrain() -> None:
-    """Train mini again from nothing, by notebook 00, into the package's assets."""
+    """Train mini from the beginning with notebook 00, and replace its files in the package."""
     parameters = {"setting": "mini", "figures": str(Path("figures").absolute())}
     execute(numbered("00"), EXECUTED / "00.ipynb", OWN_STORE, parameters)
 
@@ -125,8 +125,8 @@ def pretrain() -> None:
 def execute_committed() -> None:
     """Execute notebooks 00 to 09 with their own parameters, and keep their new outputs, figures and masks.
 
-    Masks of earlier runs are used again; to train all from nothing, remove tests/subnetworks.zip and .executed/store first.
-    Notebook 10 is left out: it surveys the models in the user's store, by `make reproduce NOTEBOOKS=10`.
+    Masks of earlier runs are used again. To train all masks anew, remove tests/subnetworks.zip and .executed/store first.
+    Notebook 10 is not executed, because it shows the models in the user's store; use `make reproduce NOTEBOOKS=10`.
     """
     if MASKS.exists():
         shutil.unpack_archive(MASKS, OWN_STORE)
@@ -140,16 +140,16 @@ def execute_committed() -> None:
 
 
 def execute(notebook: Path, output: Path, store: Path, parameters: Mapping[str, object]) -> None:
-    """Execute a notebook in the folder of the notebooks; its outputs are kept and logged as they come, also if it fails.
+    """Execute a notebook with the folder of the notebooks as its working directory, and save it even if it fails.
 
     Args:
-        notebook: the notebook.
-        output: where it is kept with its outputs.
-        store: the store of this run.
-        parameters: values that take the place of its own.
+        notebook: its path.
+        output: the path to save the executed notebook to.
+        store: the folder of the store to use.
+        parameters: values that replace the notebook's own, by name.
 
     Raises:
-        NotebookError: it did not reach its end.
+        NotebookError: the notebook failed before its last cell.
     """
     import papermill  # it comes with the extra "notebooks", which nothing else here needs
     from nbclient.exceptions import DeadKernelError
@@ -169,10 +169,10 @@ def execute(notebook: Path, output: Path, store: Path, parameters: Mapping[str, 
 
 
 def copy_with_figures(notebook: Path, copy: Path, folder: str) -> None:
-    """Copy a notebook and have the copy write its figures into a folder; all else, outputs included, is the same.
+    """Copy a notebook, and set the parameter `figures` of the copy to a folder. Nothing else changes.
 
     Raises:
-        ValueError: it has no parameter `figures = None`.
+        ValueError: the notebook has no parameter `figures = None`.
     """
     import nbformat  # it comes with the extra "notebooks", which nothing else here needs
 
@@ -187,7 +187,7 @@ def copy_with_figures(notebook: Path, copy: Path, folder: str) -> None:
 
 
 def take_outputs(notebook: Path, executed: Path) -> None:
-    """Give the code cells of a notebook the outputs of its executed copy."""
+    """Copy the outputs of an executed copy into the code cells of a notebook."""
     import nbformat  # it comes with the extra "notebooks", which nothing else here needs
 
     content, copy = (nbformat.read(path, as_version=4) for path in (notebook, executed))
@@ -200,7 +200,7 @@ def take_outputs(notebook: Path, executed: Path) -> None:
 
 
 def tidy(notebook: Path) -> None:
-    """Strip injected parameters, times, temporary metadata and progress bars from a notebook, so that only results remain."""
+    """Remove injected parameters, times, temporary metadata and progress bars from a notebook, so that only results remain."""
     import nbformat  # it comes with the extra "notebooks", which nothing else here needs
     import nbstripout  # it comes with the extra "test"
 
