@@ -13,7 +13,7 @@ from bigramlib.text.vocabulary import Tokenized
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
-def check_plain(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+def check_plain(hf: object, tokenizer: object, name: str) -> None:
     """Raise ValueError unless these are a model and a tokenizer of transformers, with weights that can be changed.
 
     Args:

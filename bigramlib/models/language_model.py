@@ -31,9 +31,6 @@ from bigramlib.text.vocabulary import Tokenized, tokenizer_hash
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
-RANDOM = " (random"
-"""In the name of a randomly initialised control."""
-
 
 @dataclass(frozen=True)
 class LanguageModel:

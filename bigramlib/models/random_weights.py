@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from transformers import AutoModelForCausalLM
 
-from bigramlib.models.language_model import RANDOM, LanguageModel
+from bigramlib.models.language_model import LanguageModel
 
 
 @torch.inference_mode(False)
@@ -31,5 +31,5 @@ def randomly_initialized(model: LanguageModel, seed: int = 0, keep_embeddings: b
             if isinstance(module, torch.nn.Embedding) or module is unembedding:
                 hf.get_submodule(name).load_state_dict(module.state_dict())
     suffix = ", trained embeddings" if keep_embeddings else ""
-    name = f"{model.name}{RANDOM}{suffix}, seed {seed})"
+    name = f"{model.name} (random{suffix}, seed {seed})"
     return replace(model, name=name, hf=hf, origin="random").to(model.device)
