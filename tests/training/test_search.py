@@ -98,11 +98,11 @@ def test_a_subnetwork_of_an_earlier_version_on_weights_alone_is_told_of_and_not_
     assert f"{key}.safetensors' was found by an earlier version" in caplog.text
 
 
-def test_a_subnetwork_records_what_is_known_of_its_model_and_its_key_does_not_depend_on_where_that_came_from(
-    model, table, corpus
-):
-    provenance = find_subnetwork(model, table, corpus, QUICK).provenance
+def test_a_subnetwork_records_where_model_and_text_came_from_and_its_key_does_not_depend_on_it(model, table, corpus):
+    provenance = find_subnetwork(model, table, replace(corpus, source="a text"), QUICK).provenance
     assert provenance | model.facts() == provenance
+    assert provenance["corpus_source"] == "a text"
+    assert {"model_source", "model_revision", "model_origin", "corpus_source"} <= provenance.keys()
     assert provenance["model_hash"] == model.hash
     (file,) = store_folder("subnetworks").iterdir()
     elsewhere = model.facts() | {"model": "another name", "model_source": "elsewhere", "model_revision": "2"}
