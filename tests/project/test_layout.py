@@ -1,4 +1,4 @@
-"""The house rules that make every file easy to read: short files and functions, nothing private from elsewhere, mirrored tests."""
+"""The house rules that make files easy to read: short files and functions, nothing private from elsewhere, mirrored tests."""
 
 import ast
 from pathlib import Path
