@@ -29,7 +29,7 @@ def write_notebook(path, *sources, parameters="figures = None"):
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
-    """A working directory with notebooks, and an environment that is as before when the test ends."""
+    """A working directory with notebooks; the environment and signals are as before when the test ends."""
     root = tmp_path / "a check out"
     for folder in ("notebooks/settings", "tests"):
         (root / folder).mkdir(parents=True)
@@ -40,7 +40,9 @@ def checkout(tmp_path, monkeypatch):
         monkeypatch.setenv(name, "1")
     for name in DEFAULTS:
         monkeypatch.delenv(name, raising=False)
-    return root
+    handler = signal.getsignal(signal.SIGTERM)
+    yield root
+    signal.signal(signal.SIGTERM, handler)
 
 
 @pytest.fixture
