@@ -23,7 +23,7 @@ from bigramlib.subnetworks.masks import check_masks, check_shapes, masks_hash
 from bigramlib.subnetworks.provenance import check_found_in
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Subnetwork:
     """Which maskable weights of a model are kept: one bit for each.
 
@@ -254,9 +254,17 @@ class Subnetwork:
         """
         return cls.load(hub.found(source, revision))
 
+    @property
+    def _size(self) -> str:
+        return f"{self.kept:,} of {self.total:,} maskable weights ({self.density:.2%})"
+
+    def __repr__(self) -> str:
+        model = self.provenance.get("model")
+        return f"Subnetwork{f' of {model!r}' if model else ''}: {self._size}"
+
     def _repr_html_(self) -> str:
         facts = {
-            "kept": f"{self.kept:,} of {self.total:,} maskable weights ({self.density:.2%})",
+            "kept": self._size,
             "in the first MLP": f"{self.first_mlp_share():.1%} of the kept weights",
             **{key: value for key, value in self.provenance.items() if isinstance(value, str | int | float | bool)},
         }

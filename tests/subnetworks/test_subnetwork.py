@@ -54,6 +54,11 @@ def test_the_hash_of_a_model_is_that_of_the_weights_it_has_now(model, half):
     assert model.weights_hash == full
 
 
+def test_a_terminal_shows_its_size_and_the_model_that_it_names(model, half):
+    assert repr(half) == f"Subnetwork: {half.kept:,} of {half.total:,} maskable weights ({half.density:.2%})"
+    assert repr(Subnetwork.full(model)).startswith("Subnetwork of 'tiny gpt_neox': ")
+
+
 def test_jupyter_shows_size_place_and_provenance(half):
     html = half._repr_html_()
     for part in (
