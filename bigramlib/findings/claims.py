@@ -90,7 +90,7 @@ def recorded(folder: Path | None) -> dict[str, tuple[str, str, str, str]]:
     """The rows of a folder's claims.csv (`COLUMNS`), by the text of their claim; empty if there is no such file."""
     if folder is None or not (folder / "claims.csv").exists():
         return {}
-    return {row.claim: tuple(row) for row in pd.read_csv(folder / "claims.csv").itertuples(index=False)}
+    return {row.claim: tuple(row) for row in pd.read_csv(folder / "claims.csv", keep_default_na=False).itertuples(index=False)}
 
 
 def _record(folder: Path | None, verdict: Verdict) -> Verdict:

@@ -145,14 +145,9 @@ def plot_frontier(axes: Axes, points: pd.DataFrame) -> None:
         bars = (group.r - group.r_low, group.r_high - group.r)
         axes.errorbar(group.kept, group.r, np.maximum(0, bars), fmt="o-", color=COLOURS[model], label=SOURCES[model])
     control = points[points.case == "random subnetwork"].sort_values("kept")
-    axes.errorbar(
-        control.kept,
-        control.r,
-        control.r_spread,
-        fmt="x:",
-        color=RED,
-        label="random weights, same size per matrix",
-    )
+    if len(control):
+        label = "random weights, same size per matrix"
+        axes.errorbar(control.kept, control.r, control.r_spread, fmt="x:", color=RED, label=label)
     full = points[(points.case == "full") & (points.model == "trained")].iloc[0]
     empty = points[(points.case == "empty") & (points.model == "trained")].iloc[0]
     axes.plot(full.kept, full.r, "D", color="black", label="full model")
@@ -172,12 +167,14 @@ def plot_density(axes: Axes, table: pd.DataFrame) -> None:
     """Draw a `Subnetwork.table()`: the share of weights kept by layer and component, as a heat map."""
     components = list(dict.fromkeys(table.component))
     grid = table.pivot(index="layer", columns="component", values="density")[components]
-    colours = {"cmap": "Blues", "cbar_kws": {"label": "% of weights kept"}}
-    sns.heatmap(grid * 100, ax=axes, annot=len(grid) <= 12, fmt=".2g", **colours)
-    axes.set_xticklabels([name.replace(" ", "\n") for name in components], rotation=0)
+    look = {
+        "cmap": "Blues",
+        "cbar_kws": {"label": "% of weights kept"},
+        "xticklabels": [c.replace(" ", "\n") for c in components],
+    }
+    sns.heatmap(grid * 100, ax=axes, annot=len(grid) <= 12, fmt=".2g", **look)
     axes.set(xlabel="", ylabel="layer", title="Where the kept weights are")
-    axes.tick_params(left=False, bottom=False)
-    axes.tick_params(axis="y", rotation=0)
+    axes.tick_params(left=False, bottom=False, rotation=0)
 
 
 def plot_history(loss_axes: Axes, gate_axes: Axes, history: pd.DataFrame) -> None:

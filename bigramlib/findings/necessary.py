@@ -61,8 +61,15 @@ def samples(study: Study, subnetwork: Subnetwork, prompt: str, tokens: int = 50)
 
 
 def by_size(ablations: Mapping[float, pd.DataFrame], subnetworks: Mapping[float, Subnetwork]) -> dict[str, pd.DataFrame]:
-    """The tables that `ablate` returned, by the share of weights that their subnetwork keeps, as a text."""
-    return {f"{subnetworks[penalty].density:.2%} kept": ablation for penalty, ablation in ablations.items()}
+    """The tables that `ablate` returned, by the share of weights that their subnetwork keeps, as a text.
+
+    Where that is the same for two, the later one's text names its lambda too.
+    """
+    tables: dict[str, pd.DataFrame] = {}
+    for penalty, ablation in ablations.items():
+        size = f"{subnetworks[penalty].density:.2%} kept"
+        tables[f"{size}, lambda {penalty:g}" if size in tables else size] = ablation
+    return tables
 
 
 def judge(

@@ -94,7 +94,8 @@ def judge(folder: Path | None, points: pd.DataFrame, at_size: pd.Series, density
     steps = at_size.index
     if len(steps) == 1:
         return [untestable(folder, claim, "no pretraining checkpoints known") for claim in CLAIMS.values()]
-    end, half = max(steps), max(step for step in steps if step <= max(steps) / 2)
+    end = max(steps)
+    half = max((step for step in steps if step <= end / 2), default=min(steps))
     reaching = points[(points.r > PAPER_R) & (points.density < 0.05)].step.min()
     sizes = {"size": density, "half": at_size[half], "half_step": half, "end": at_size[end]}
     share = points.groupby("step").first_mlp_share.mean()

@@ -79,6 +79,12 @@ def test_the_file_has_one_row_for_each_claim_in_the_order_of_their_first_record(
     ]
 
 
+def test_texts_of_nothing_and_of_nan_are_read_as_they_were_recorded(tmp_path):
+    for reason in ("", "NA", "nan"):
+        untestable(tmp_path, LARGE, reason)
+        assert recorded(tmp_path)["The value is large"][2] == reason
+
+
 def test_what_is_recorded_is_read_by_the_text_of_its_claim(tmp_path):
     assert recorded(None) == recorded(tmp_path) == recorded(tmp_path / "nothing") == {}
     check(tmp_path, LARGE, value=2.0)

@@ -67,6 +67,13 @@ def test_ablations_go_under_the_size_of_their_subnetwork(subnetworks):
     assert [found[name] is table for name, table in zip(found, (one, other), strict=True)] == [True, True]
 
 
+def test_two_subnetworks_of_one_size_keep_a_table_each(sparse):
+    tables = {penalty: pd.DataFrame({"r": [penalty]}) for penalty in (3.0, 10.0)}
+    found = by_size(tables, dict.fromkeys(tables, sparse))
+    assert list(found) == [f"{sparse.density:.2%} kept", f"{sparse.density:.2%} kept, lambda 10"]
+    assert all(found[name] is table for name, table in zip(found, tables.values(), strict=True))
+
+
 @pytest.mark.parametrize(
     ("large", "small", "holds"),
     [

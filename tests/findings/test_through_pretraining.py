@@ -130,6 +130,11 @@ def test_shares_and_overlaps_are_means_over_the_penalties():
     assert judge(None, found, r_at_size(found, 0.015), 0.015)[1].ours.startswith("30% at step 0, 90% at step 8, 70%")
 
 
+def test_checkpoints_that_begin_late_are_judged_from_the_first_one_on():
+    found = points(steps=[10, 16])
+    assert "at step 10 and" in judge(None, found, r_at_size(found, 0.015), 0.015)[0].ours
+
+
 def test_a_model_without_checkpoints_cannot_tell(tmp_path):
     found = points(steps=[0])
     verdicts = judge(tmp_path, found, r_at_size(found, 0.015), 0.015)
