@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -186,6 +187,7 @@ def test_an_interrupted_run_ends_its_kernel_and_says_so(checkout, sent):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # shells have their background jobs ignore it
     )
     kernel = next(int(line.split()[1]) for line in process.stdout if line.startswith("kernel "))
     process.send_signal(sent)
