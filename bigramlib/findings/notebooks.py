@@ -22,6 +22,8 @@ EXECUTED = Path(".executed")
 OWN_STORE = EXECUTED / "store"
 MASKS = Path("tests/subnetworks.zip")
 CORPORA = ("sotu", "self")
+SURVEY = "10"
+"""The notebook that shows whatever models the user's store holds."""
 HEADLESS = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "WANDB_MODE": "disabled",
@@ -123,14 +125,14 @@ def pretrain() -> None:
 
 
 def execute_committed() -> None:
-    """Execute notebooks 00 to 09 with their own parameters, and keep their new outputs, figures and masks.
+    """Execute all notebooks but 10 with their own parameters, and keep their new outputs, figures and masks.
 
     Masks of earlier runs are used again. To train all masks anew, remove tests/subnetworks.zip and .executed/store first.
     Notebook 10 is not executed, because it shows the models in the user's store; use `make reproduce NOTEBOOKS=10`.
     """
     if MASKS.exists():
         shutil.unpack_archive(MASKS, OWN_STORE)
-    for path in sorted(NOTEBOOKS.glob("0*.ipynb")):
+    for path in sorted(path for path in NOTEBOOKS.glob("[0-9][0-9]_*.ipynb") if path.name[:2] != SURVEY):
         executed = EXECUTED / path
         copy_with_figures(path, executed, "../figures")
         execute(executed, executed, OWN_STORE, {})

@@ -1,4 +1,4 @@
-"""A study: one model, its text and its bigram table. Every notebook begins with one; it is also made for exploring by hand."""
+"""A study: one model, its text and its bigram table. Notebooks 01 to 09 begin with one; it is also made for exploring."""
 
 from __future__ import annotations
 
