@@ -10,7 +10,7 @@ GIVEN := MODEL CORPUS TEXT_COLUMN DEVICE NOTEBOOKS BIGRAMLIB_STORE
 $(foreach name,$(GIVEN),$(if $(filter command,$(origin $(name))),$(eval override export $(name) := $$(value $(name)))))
 .PHONY: reproduce test lab pretrain notebooks bench clean
 reproduce pretrain notebooks: .venv/ready
-	@$(BIN)/python -m bigramlib $@
+	@HF_HUB_DISABLE_TELEMETRY=1 $(BIN)/python -m bigramlib $@
 test: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -21,6 +21,12 @@ DEFAULTS = {
 }
 """The environment variables, which are make's variables too, that stand for options of `reproduce` not given."""
 
+AFTER_INTERRUPTION = {
+    "reproduce": "what was trained so far is in the store",
+    "notebooks": "what was trained so far is in the store",
+    "pretrain": "mini is incomplete: run it again, or get back what was there by git checkout bigramlib/models/assets",
+}
+
 
 def main() -> None:
     """Execute notebooks, on a model and printing the table of its claims or as they are committed, or tidy them."""
@@ -38,12 +44,12 @@ def main() -> None:
         else:
             for path in options.notebooks:
                 tidy(path)
-    except (ValueError, OSError, NotebookError) as error:
+    except (ValueError, OSError, ArithmeticError, MemoryError, NotebookError) as error:
         sys.exit(f"make: {error}")
     except ModuleNotFoundError as error:
         sys.exit(f"make: {error.name} is missing; it comes with pip install '.[notebooks,test]'.")
     except KeyboardInterrupt:
-        sys.exit("make: interrupted; what was trained so far is in the store.")
+        sys.exit(f"make: interrupted; {AFTER_INTERRUPTION.get(options.command, 'run it again')}.")
 
 
 def command_line() -> argparse.ArgumentParser:

@@ -111,11 +111,11 @@ def survey(name: str, source: str, device: str = "cpu", text_column: str = "text
         ValueError: there are no such subnetworks.
     """
     study = Study(name, source, device, text_column=text_column)
-    known = {"target_hash": study.table.hash, "weights_hash": study.model.weights_hash}
+    wanted = (study.table.hash, study.model.weights_hash, study.model.hash)
     found: dict[float, Subnetwork] = {}
     for subnetwork in _stored():
-        facts = {"model_hash": study.model.weights_hash} | subnetwork.provenance
-        if facts["model_hash"] != study.model.hash or any(facts[key] != value for key, value in known.items()):
+        facts = {"model_hash": subnetwork.provenance["weights_hash"]} | subnetwork.provenance
+        if (facts["target_hash"], facts["weights_hash"], facts["model_hash"]) != wanted:
             continue
         penalty = facts["sparsity_penalty"]
         if penalty not in found or _effort(subnetwork) > _effort(found[penalty]):

@@ -57,21 +57,36 @@ def reproduce(model: str, corpus: str, text_column: str, device: str, numbers: l
         ValueError: a value cannot be used; no notebook was executed.
         NotebookError: a notebook failed; the notebooks after it were not executed.
     """
-    import yaml  # it comes with papermill
-
     typed, model, corpus = model, located(model, {*EMBEDDED, *PACKAGED}), located(corpus, CORPORA)
     check_values(model, corpus, device, numbers, text_column)
+    own = {number: settings(Path(f"{NOTEBOOKS}/settings/{typed}/{number}.yaml")) for number in numbers}
     store = store_root()
     if Path(".store/reproduce").is_dir():
         say(f"make: masks of an earlier version: cp -Rn .store/reproduce/. {shlex.quote(str(store))} keeps them")
     given = {"model": model, "corpus": corpus, "text_column": text_column, "device": device}
     for number in numbers:
         say(f"== notebook {number} on {typed}")
-        own = Path(f"{NOTEBOOKS}/settings/{typed}/{number}.yaml")
-        parameters = yaml.safe_load(own.read_text()) if own.is_file() else {}
         output = Path(f"{figure_folder(model, EXECUTED)}/{number}.ipynb")
-        execute(numbered(number), output, store, parameters | given | {"figures": str(Path("figures").absolute())})
+        execute(numbered(number), output, store, own[number] | given | {"figures": str(Path("figures").absolute())})
     return model
+
+
+def settings(file: Path) -> dict[str, object]:
+    """A model's own parameters of a notebook; none where there is no such file, or nothing in it.
+
+    Raises:
+        ValueError: the file is no YAML, or holds something else than names with values.
+    """
+    import yaml  # it comes with papermill
+
+    try:
+        found = yaml.safe_load(file.read_text()) if file.is_file() else None
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{str(file)!r} is not YAML ({reason}); write one `name: value` a line.") from None
+    if not isinstance(found, dict | None):
+        raise ValueError(f"{str(file)!r} holds a {type(found).__name__}; write one `name: value` a line.")
+    return found or {}
 
 
 def located(value: str, known: Collection[str]) -> str:
@@ -202,7 +217,7 @@ def take_outputs(notebook: Path, executed: Path) -> None:
 
 
 def tidy(notebook: Path) -> None:
-    """Remove injected parameters, times, temporary metadata and progress bars from a notebook, so that only results remain."""
+    """Remove injected parameters, times, temporary metadata and progress bars from a notebook, and number its cells anew."""
     import nbformat  # it comes with the extra "notebooks", which nothing else here needs
     import nbstripout  # it comes with the extra "test"
 
@@ -215,5 +230,9 @@ def tidy(notebook: Path) -> None:
         drop_tagged_cells=["injected-parameters"],
         drop_output_types={"stream:stderr"},
     )
+    executed = [cell for cell in content.cells if cell.cell_type == "code" and cell.execution_count]
+    for number, cell in enumerate(executed, 1):  # nbstripout cannot number anew
+        for counted in (cell, *(output for output in cell.outputs if "execution_count" in output)):
+            counted["execution_count"] = number
     with written_whole(notebook) as temporary:
         nbformat.write(content, temporary)

@@ -62,10 +62,10 @@ class LanguageModel:
         self.hf.float().eval().requires_grad_(False)
         self.hf.config.use_cache = False
         configured = as_configured(self.hf)
-        object.__setattr__(self, "identity", Identity(self.hf, configured, self.prefix, self.tokenizer_hash))
         checks.check_finite(dict(self.hf.named_parameters()) | self.maskable, self.name)
         checks.check_nothing_added(self.hf, configured, self.name)
         checks.check_prefix(self.prefix, self.vocabulary_size, self.name)
+        object.__setattr__(self, "identity", Identity(self.hf, configured, self.prefix, self.tokenizer_hash))
         self._check_logits()
 
     @cached_property
@@ -269,6 +269,7 @@ class LanguageModel:
                 seed=seed,
                 text_column=text_column,
             )
+        seed = whole_number("seed", seed, least=0)
         self.settle()
         return self.sampler.corpus(self.hash, evaluation_share, seed)
 

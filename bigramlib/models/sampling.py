@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bigramlib.models.positions import Positions
-from bigramlib.numeric import Number, full_precision, whole_number
+from bigramlib.numeric import Number, full_precision
 from bigramlib.progress import tqdm
 from bigramlib.text.corpus import TokenCorpus
 from bigramlib.text.loading import stored_corpus
@@ -127,7 +127,7 @@ class Sampler:
                         "that want a chat template; give a text as corpus."
                     )
 
-    def corpus(self, model_hash: str, evaluation_share: Number, seed: Number) -> tuple[TokenCorpus, TokenCorpus]:
+    def corpus(self, model_hash: str, evaluation_share: Number, seed: int) -> tuple[TokenCorpus, TokenCorpus]:
         """`SELF_TOKENS` tokens of documents as (train, evaluation), kept in the store.
 
         Args:
@@ -135,7 +135,6 @@ class Sampler:
             evaluation_share: the share of tokens to hold out, in whole documents.
             seed: of the split, and of the documents.
         """
-        seed = whole_number("seed", seed, least=0)
         return stored_corpus(
             ("samples 2", model_hash, self.end_tokens, SELF_TOKENS, seed),
             lambda: ((ids, " ".join(map(str, ids))) for ids in self.documents(SELF_TOKENS, seed)),

@@ -34,8 +34,10 @@ DAMAGED = (SafetensorError, ValueError, KeyError, TypeError, AttributeError, Ari
 """The errors that reading a damaged or hostile file leads to."""
 
 
-def write_file(path: str | Path, masks: Mapping[str, Tensor], architecture: Architecture, provenance: dict) -> None:
-    """Write the file of a subnetwork, whole or not at all.
+def write_file(
+    path: str | Path, masks: Mapping[str, Tensor], architecture: Architecture, provenance: dict, known_hash: str
+) -> None:
+    """Write the file of a subnetwork, whole or not at all; `known_hash` is the `masks_hash` of its masks.
 
     Raises:
         ValueError: the provenance is not JSON.
@@ -43,7 +45,7 @@ def write_file(path: str | Path, masks: Mapping[str, Tensor], architecture: Arch
     """
     header = {
         "format": FORMAT,
-        "hash": masks_hash(masks),
+        "hash": known_hash,
         "shapes": {name: list(mask.shape) for name, mask in masks.items()},
         "architecture": asdict(architecture),
         "provenance": plain_facts(provenance),
@@ -57,8 +59,8 @@ def write_file(path: str | Path, masks: Mapping[str, Tensor], architecture: Arch
         raise OSError(f"The subnetwork could not be written to {str(path)!r} ({error}); make room there.") from error
 
 
-def read_file(path: str | Path) -> tuple[dict[str, Tensor], Architecture, dict]:
-    """Read the masks, the architecture and the provenance that `write_file` wrote.
+def read_file(path: str | Path) -> tuple[dict[str, Tensor], Architecture, dict, str]:
+    """Read the masks, the architecture, the provenance and the hash of the masks that `write_file` wrote.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -82,7 +84,7 @@ def facts_hash(header: dict) -> str:
     return content_hash(json.dumps([header["architecture"], header["provenance"]]))
 
 
-def _checked(metadata: dict[str, str], tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], Architecture, dict]:
+def _checked(metadata: dict[str, str], tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], Architecture, dict, str]:
     """What a file holds, once all of it is as its header states; raises one of `DAMAGED` where it is not."""
     header = json.loads(metadata["bigramlib"])
     if header["format"] != FORMAT:
@@ -95,7 +97,7 @@ def _checked(metadata: dict[str, str], tensors: dict[str, Tensor]) -> tuple[dict
         raise ValueError("its masks do not have the hash that it states")
     if header.get("facts_hash", facts_hash(header)) != facts_hash(header):
         raise ValueError("its provenance or architecture does not have the hash that it states")
-    return masks, architecture, header["provenance"]
+    return masks, architecture, header["provenance"], header["hash"]
 
 
 def _unpacked(name: str, packed: Tensor, shape: list) -> Tensor:

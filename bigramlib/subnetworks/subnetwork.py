@@ -213,7 +213,7 @@ class Subnetwork:
             ValueError: the provenance holds something that JSON cannot hold.
             OSError: it cannot be written; a file that was there before stays as it was.
         """
-        write_file(path, self.masks, self.architecture, self.provenance)
+        write_file(path, self.masks, self.architecture, self.provenance, self.hash)
 
     @classmethod
     def load(cls, path: str | Path) -> Subnetwork:
@@ -224,7 +224,10 @@ class Subnetwork:
             ValueError: the file is truncated or altered, or not of this format.
             OSError, MemoryError: it cannot be read at the moment, which does not mean that it is damaged.
         """
-        return cls(*read_file(path))
+        masks, architecture, provenance, known_hash = read_file(path)
+        found = cls(masks, architecture, provenance)
+        found.__dict__["hash"] = known_hash
+        return found
 
     def save_pretrained(self, folder: str | Path, repo: str | None = None) -> None:
         """Write a folder of the form that it has on the hub: the subnetwork's file and a model card.

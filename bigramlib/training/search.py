@@ -81,6 +81,7 @@ def _trained(
     """The result of the first attempt that is stable, or of the last one; continued from a saved state if there is one."""
     run, tensors = saved_state.load() or (Run(), None)
     subnetwork = train(model, target, corpus, config, run, tensors, saved_state)
+    del tensors
     while is_unstable(run.losses) and run.attempt + 1 < config.attempts:
         run = Run(run.attempt + 1)
         subnetwork = train(model, target, corpus, config, run, None, saved_state)

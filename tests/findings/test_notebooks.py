@@ -128,6 +128,42 @@ def test_settings_of_a_model_take_the_place_of_defaults_but_not_of_what_was_give
     assert executed["02"]["penalties"] == [3, 10] and executed["02"]["device"] == "cpu"
 
 
+@pytest.mark.parametrize("text", ["", "# nothing yet\n"])
+def test_a_settings_file_with_nothing_in_it_changes_nothing(executed, checkout, monkeypatch, text):
+    (checkout / "notebooks/settings/mini").mkdir()
+    (checkout / "notebooks/settings/mini/01.yaml").write_text(text)
+    run(monkeypatch, "reproduce", "--notebooks=01")
+    assert executed["01"]["model"] == "mini"
+
+
+@pytest.mark.parametrize("text", ["a: [1", "- 1", "penalties"])
+def test_a_settings_file_that_is_none_is_refused_before_any_notebook(executed, checkout, monkeypatch, text):
+    (checkout / "notebooks/settings/mini").mkdir()
+    (checkout / "notebooks/settings/mini/02.yaml").write_text(text)
+    with pytest.raises(SystemExit, match=r"make: 'notebooks/settings/mini/02.yaml' .*; write one `name: value` a line\.$"):
+        run(monkeypatch, "reproduce", "--notebooks=01 02")
+    assert not executed
+
+
+@pytest.mark.parametrize("error", [FloatingPointError, MemoryError])
+def test_weights_that_are_no_numbers_and_too_little_memory_end_in_a_sentence(checkout, monkeypatch, error):
+    def fail(*_):
+        raise error("It is said.")
+
+    monkeypatch.setattr("bigramlib.findings.notebooks.load_model", fail)
+    with pytest.raises(SystemExit, match=r"make: It is said\."):
+        run(monkeypatch, "reproduce", "--notebooks=01")
+
+
+def test_an_interrupted_pretraining_says_that_mini_is_incomplete(checkout, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bigramlib.__main__.pretrain", interrupt)
+    with pytest.raises(SystemExit, match="make: interrupted; mini is incomplete: run it again, or get back"):
+        run(monkeypatch, "pretrain")
+
+
 @pytest.mark.parametrize("named", [None, "", "my store", "/a b/c"])
 def test_reproduce_uses_the_users_store_and_says_where_masks_of_before_are(executed, checkout, monkeypatch, named, capfd):
     (checkout / ".store/reproduce").mkdir(parents=True)
@@ -277,8 +313,8 @@ def test_tidied_notebooks_keep_results_and_lose_times_and_progress(tmp_path):
     tidied = nbformat.read(path, as_version=4)
     assert tidied.metadata == {}
     assert [(kept.source, kept.id, kept.metadata) for kept in tidied.cells] == [("1", cell.id, {})]
-    assert tidied.cells[0].outputs == cell.outputs[1:]
-    assert tidied.cells[0].execution_count == 2
+    assert [output.get("text", output.get("data")) for output in tidied.cells[0].outputs] == ["yes", {"text/plain": "1"}]
+    assert tidied.cells[0].execution_count == tidied.cells[0].outputs[1].execution_count == 1
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
