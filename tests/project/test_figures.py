@@ -49,6 +49,15 @@ def test_a_changed_value_is_found(tmp_path, column, row, value):
     assert f"as {column} in row {row}" in sentence
 
 
+def test_claims_may_come_in_another_order_but_not_with_another_verdict(tmp_path):
+    claims = pd.read_csv(MINI / "claims.csv")
+    assert compared(tmp_path, claims, claims[::-1], "claims.csv") == []
+    assert (
+        len(compared(tmp_path, claims, claims[::-1].assign(holds=claims.holds[::-1].replace("no", "yes")), "claims.csv")) == 3
+    )
+    assert "rows" in compared(tmp_path, claims, claims[1:], "claims.csv")[0]
+
+
 def test_numbers_that_became_words_are_found(tmp_path):
     assert len(compared(tmp_path, TABLE, TABLE.assign(r=["high", "low", "none"]))) == 3
 
