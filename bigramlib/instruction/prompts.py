@@ -33,7 +33,7 @@ class PromptFormat:
         gap: what stands between an answer and the next question.
         instructed: an instruction before a question.
         ends: an answer is over where the text goes on with one of these. Ends are compared as text, because a tokenizer may
-            have one token for several of them ("\\n\\n").
+            have one token for two line ends.
     """
 
     question: str = "Input: {input}\nOutput:"
