@@ -7,9 +7,13 @@ import numpy as np
 import pandas as pd
 
 RELATIVE = 0.02
+RELATIVE_OF_DRAWS = 0.15
 OF_THE_LARGEST = 0.003
 LAST_DIGITS = 3
 """Numbers may differ by 2 % of the committed one or 0.3 % of the largest in their column, decimals in texts by 3 last digits.
+
+Numbers of random subnetworks may differ by 15 %. A mask that keeps one weight more in one matrix gets other random controls:
+the KL of eight draws like mini's mask at lambda 1 was 3.95 to 4.57 nats (standard deviation 4 %), its r .624 to .645.
 
 On one machine all are bit-equal. When notebook 02 was executed with the instructions of an older processor (AVX2 in place of
 AVX-512), masks kept up to 0.03 % more or fewer weights, r differed by up to 0.4 %, the KL by up to 0.8 %, small counts and
@@ -61,8 +65,11 @@ def differences(committed: Path, made: Path) -> list[str]:
     if len(before) != len(after):
         return [f"{name} has {len(after)} rows, not {len(before)}"]
     for column in before.columns.difference(MAY_DIFFER.get(name, set()), sort=False):
-        alike = numbers_alike if pd.api.types.is_numeric_dtype(before[column]) else texts_alike
-        for row in np.flatnonzero(~alike(before[column], after[column])):
+        if pd.api.types.is_numeric_dtype(before[column]):
+            alike = numbers_alike(before[column], after[column], relative_tolerances(before))
+        else:
+            alike = texts_alike(before[column], after[column])
+        for row in np.flatnonzero(~alike):
             found.append(f"{name} has {after[column][row]!r} as {column} in row {row}, not {before[column][row]!r}")
     return found
 
@@ -77,13 +84,20 @@ def stops(before: pd.DataFrame, after: pd.DataFrame) -> list[str]:
     ]
 
 
-def numbers_alike(before: pd.Series, after: pd.Series) -> np.ndarray:
+def relative_tolerances(table: pd.DataFrame) -> np.ndarray:
+    """By how much of itself a number of each row may differ."""
+    drawn = table["case"].astype(str).str.contains("random") if "case" in table else pd.Series(False, table.index)
+    return np.where(drawn, RELATIVE_OF_DRAWS, RELATIVE)
+
+
+def numbers_alike(before: pd.Series, after: pd.Series, relative: np.ndarray) -> np.ndarray:
     """Which rows hold about the same number, or none in both."""
     if not pd.api.types.is_numeric_dtype(after):
         return (before.astype(str) == after.astype(str)).to_numpy()
     a, b = before.to_numpy(float), after.to_numpy(float)
     finite = np.abs(a[np.isfinite(a)])
-    return np.isclose(b, a, rtol=RELATIVE, atol=OF_THE_LARGEST * finite.max(initial=0), equal_nan=True)
+    apart = np.abs(b - a) > relative * np.abs(a) + OF_THE_LARGEST * finite.max(initial=0)
+    return np.where(np.isfinite(a) & np.isfinite(b), ~apart, (a == b) | (np.isnan(a) & np.isnan(b)))
 
 
 def texts_alike(before: pd.Series, after: pd.Series) -> np.ndarray:

