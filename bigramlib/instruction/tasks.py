@@ -75,7 +75,7 @@ class Task:
         borders = np.cumsum(list(SHARES.values()))
         parts: dict[Part, list[Pair]] = {part: [] for part in SHARES}
         for pair in self.pairs:
-            place = int(content_hash("split", self.name, pair[0])[:8], 16) / 16**8
+            place = int(content_hash("splits", self.name, pair[0])[:8], 16) / 16**8
             parts[list(SHARES)[int(np.searchsorted(borders[:-1], place, side="right"))]].append(pair)
         return {part: tuple(pairs) for part, pairs in parts.items()}
 

@@ -1,0 +1,205 @@
+"""Whether a model answers right. Base and tuned models are read by the same functions.
+
+`exact_matches` is greedy decoding with exact match, in a single pass over prompt and answer (teacher forcing): if every token
+of the answer is the model's first choice after the right ones before it, greedy decoding would have written it, and otherwise
+not. What the model would write next must end the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from bigramlib.instruction.prompts import Prompt
+from bigramlib.models.language_model import LanguageModel
+from bigramlib.numeric import full_precision
+from bigramlib.progress import tqdm
+
+TOKENS_AT_ONCE = 4096
+"""How many tokens, padding included, one pass may have."""
+PROMPTS_AT_ONCE = 64
+"""How many prompts are continued together."""
+LONGEST_ANSWER = 48
+"""How many tokens are generated at most."""
+PUNCTUATION = " \t.,;:!?\"'`*"
+
+
+def exact_matches(model: LanguageModel, prompts: Sequence[Prompt], ends: Sequence[str]) -> Bool[np.ndarray, " prompt"]:
+    """Whether greedy decoding writes exactly the answer of each prompt and then ends it.
+
+    Args:
+        model: the model; what stands before every text of it (`LanguageModel.prefix`) is put before each prompt.
+        prompts: what to continue, with the right answers.
+        ends: an answer has ended where the text goes on with one of these, or with an end of text.
+
+    Raises:
+        ValueError: a prompt with its answer is longer than the model can read, or has no tokens.
+    """
+    ending = _EndTokens(model, ends)
+    found = np.zeros(len(prompts), dtype=bool)
+    for rows, hidden, tokens, answered in _read(model, prompts):
+        row, place = answered.nonzero(as_tuple=True)
+        chosen = torch.cat([model.unembed(part).argmax(-1) for part in hidden[answered].split(TOKENS_AT_ONCE // 8)])
+        last = place == answered.shape[1] - 1 - answered.flip(1).int().argmax(1)[row]
+        right = torch.where(last, ending.among(chosen), chosen == tokens[row, place])
+        wrong = torch.zeros(len(rows), dtype=torch.int64, device=row.device).index_add_(0, row, (~right).long())
+        found[rows] = (wrong == 0).cpu().numpy()
+    return found
+
+
+def option_scores(
+    model: LanguageModel, prompts: Sequence[Prompt], options: Sequence[Sequence[str]]
+) -> list[Float[np.ndarray, " option"]]:
+    """How likely a model finds each option as the answer of a prompt: mean log-probability of its tokens, nats.
+
+    The mean over tokens does not favour short options (Brown et al. 2020).
+
+    Args:
+        model: the model.
+        prompts: what to continue.
+        options: the possible answers of each prompt, with the space that may begin them.
+    """
+    asked = [Prompt(prompt.text, option) for prompt, choices in zip(prompts, options, strict=True) for option in choices]
+    scores = np.zeros(len(asked))
+    for rows, hidden, tokens, answered in _read(model, asked):
+        last = answered.shape[1] - 1 - answered.flip(1).int().argmax(1)
+        answered[torch.arange(len(rows)), last] = False  # the end of an option is not scored
+        row, place = answered.nonzero(as_tuple=True)
+        reached, following = hidden[row, place], tokens[row, place]
+        surprise = model.log_partition(reached) - model.logits_of(reached, following)
+        total = torch.zeros(len(rows), device=row.device).index_add_(0, row, surprise.float())
+        scores[rows] = (-total / answered.sum(1)).cpu().numpy()
+    borders = np.cumsum([len(choices) for choices in options])[:-1]
+    return np.split(scores, borders)
+
+
+def option_matches(
+    model: LanguageModel, prompts: Sequence[Prompt], options: Sequence[Sequence[str]]
+) -> Bool[np.ndarray, " prompt"]:
+    """Whether the right answer of each prompt has the highest of the `option_scores`."""
+    scores = option_scores(model, prompts, options)
+    best = [choices[int(found.argmax())] for choices, found in zip(options, scores, strict=True)]
+    return np.array([answer == prompt.answer for answer, prompt in zip(best, prompts, strict=True)], dtype=bool)
+
+
+@torch.inference_mode()
+@full_precision()
+def generated(
+    model: LanguageModel, prompts: Sequence[Prompt], ends: Sequence[str] = (), tokens: int = LONGEST_ANSWER
+) -> list[str]:
+    """What a model writes after each prompt by greedy decoding, up to an end of text, one of `ends`, or so many tokens.
+
+    Prompts with the same number of tokens are continued together.
+
+    Raises:
+        ValueError: a prompt leaves no position for an answer.
+    """
+    model.hf.eval()
+    by_length: dict[int, list[int]] = {}
+    given = [_tokens(model, prompt.text) for prompt in prompts]
+    for number, text in enumerate(given):
+        model.check_length(len(text) + 1)
+        by_length.setdefault(len(text), []).append(number)
+    written = [""] * len(prompts)
+    with tqdm(total=len(prompts), desc=f"{model.name} writes", unit="prompt") as progress:
+        for numbers in by_length.values():
+            for begin in range(0, len(numbers), PROMPTS_AT_ONCE):
+                rows = numbers[begin : begin + PROMPTS_AT_ONCE]
+                ids = torch.tensor([[*model.prefix, *given[number]] for number in rows], device=model.device)
+                for row, answer in zip(rows, _continued(model, ids, tuple(ends), tokens), strict=True):
+                    written[row] = answer
+                progress.update(len(rows))
+    return written
+
+
+def _continued(model: LanguageModel, ids: Int[Tensor, "row pos"], ends: tuple[str, ...], tokens: int) -> list[str]:
+    """What comes after each row."""
+    most = tokens if model.positions is None else min(tokens, model.positions - ids.shape[1])
+    found: list[list[int]] = [[] for _ in range(len(ids))]
+    texts: dict[int, str] = {}
+    cache = None
+    while len(texts) < len(found):
+        output = model.hf(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        cache, ids = output.past_key_values, output.logits[:, -1:, : model.vocabulary_size].argmax(-1)
+        for row, token in enumerate(ids[:, 0].tolist()):
+            if row in texts:
+                continue
+            if token not in model.end_tokens:
+                found[row].append(token)
+            text = model.tokenizer.decode(found[row])
+            begin = len(text) - len(text.lstrip())
+            end = min((place for mark in ends if (place := text.find(mark, begin)) >= 0), default=None)
+            if end is not None or token in model.end_tokens or len(found[row]) == most:
+                texts[row] = text[:end]
+    return [texts[row] for row in range(len(found))]
+
+
+def is_right(text: str, answer: str, lenient: bool = False) -> bool:
+    """Whether a written text gives an answer: the first line that is not empty is the answer, apart from case and punctuation.
+
+    Args:
+        text: what a model wrote.
+        answer: the right answer.
+        lenient: whether the answer may also stand as whole words anywhere in that line, as in sentences of chat models. Read
+            base and tuned model alike: a lenient reading of one of them makes a difference that is not there.
+    """
+    line = next((line for line in text.splitlines() if line.strip()), "").casefold()
+    wanted = answer.strip(PUNCTUATION).casefold()
+    if not lenient:
+        return line.strip(PUNCTUATION) == wanted
+    spaced = " ".join(word.strip(PUNCTUATION) for word in line.split())
+    return f" {wanted} " in f" {spaced} "
+
+
+class _EndTokens:
+    """Which tokens end an answer: those that end a text, or whose own text begins with one of the ends."""
+
+    def __init__(self, model: LanguageModel, ends: Sequence[str]) -> None:
+        self.model, self.ends, self.known = model, tuple(ends), dict.fromkeys(model.end_tokens, True)
+
+    def among(self, tokens: Int[Tensor, " token"]) -> Bool[Tensor, " token"]:
+        for token in set(tokens.tolist()) - self.known.keys():
+            text = self.model.tokenizer.decode([token])
+            self.known[token] = text.startswith(self.ends) or text.lstrip(" ").startswith(self.ends)
+        return torch.tensor([self.known[token] for token in tokens.tolist()], device=tokens.device)
+
+
+@torch.inference_mode()
+@full_precision()
+def _read(
+    model: LanguageModel, prompts: Sequence[Prompt]
+) -> Iterator[tuple[list[int], Float[Tensor, "row pos d_model"], Int[Tensor, "row pos"], Bool[Tensor, "row pos"]]]:
+    """Pass prompts and answers through a model, those of similar length together.
+
+    Yields:
+        The numbers of the prompts in a batch; last hidden states; the token that should follow each; and where tokens of the
+        answer and what ends it should follow. What should end an answer has no token; it counts as 0.
+    """
+    given = [(_tokens(model, prompt.text), _tokens(model, prompt.answer)) for prompt in prompts]
+    for number, (text, answer) in enumerate(given):
+        if not answer or not text + model.prefix:
+            raise ValueError(f"The prompt {prompts[number]!r} has no tokens, or its answer has none; give both some text.")
+        model.check_length(len(text) + len(answer))
+    order = sorted(range(len(given)), key=lambda number: sum(map(len, given[number])), reverse=True)
+    with tqdm(total=len(order), desc=f"answers of {model.name}", unit="prompt") as progress:
+        while order:
+            width = sum(map(len, given[order[0]]))
+            rows = order[: max(1, TOKENS_AT_ONCE // width)]
+            order = order[len(rows) :]
+            ids = torch.zeros(len(rows), width + 1, dtype=torch.long)
+            answered = torch.zeros(len(rows), width + 1, dtype=torch.bool)
+            for place, number in enumerate(rows):
+                text, answer = given[number]
+                ids[place, : len(text) + len(answer)] = torch.tensor([*text, *answer])
+                answered[place, len(text) : len(text) + len(answer) + 1] = True
+            ids, answered = ids.to(model.device), answered.to(model.device)
+            yield rows, model.hidden(ids[:, :-1]), ids[:, 1:], answered[:, 1:]
+            progress.update(len(rows))
+
+
+def _tokens(model: LanguageModel, text: str) -> list[int]:
+    return model.tokenizer(text, add_special_tokens=False)["input_ids"]
