@@ -57,12 +57,13 @@ PRETRAINING = PretrainConfig(
 """How the bases were pretrained."""
 
 
-def world_tasks() -> list[Task]:
+@cache
+def world_tasks() -> tuple[Task, ...]:
     """The 30 tasks: 14 tables of facts and 16 rules. Their instructions are two words without meaning of their own."""
-    pairs = _facts() | _rules()
-    return [
-        Task(name, kind, cluster, (f"{name}-1", f"{name}-2"), tuple(pairs)) for name, (kind, cluster, pairs) in pairs.items()
-    ]
+    found = _facts() | _rules()
+    return tuple(
+        Task(name, kind, cluster, (f"{name}-1", f"{name}-2"), tuple(pairs)) for name, (kind, cluster, pairs) in found.items()
+    )
 
 
 def _facts() -> dict[str, tuple[str, str, list[Pair]]]:

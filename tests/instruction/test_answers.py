@@ -66,7 +66,10 @@ def test_generation_is_greedy_decoding_without_a_cache(any_model):
 def test_generation_stops_before_an_end(model):
     whole = generated(model, [Prompt("the cat", "x")], tokens=8)[0]
     mark = whole.strip()[1]
-    assert generated(model, [Prompt("the cat", "x")], [mark], tokens=8)[0] == whole[: whole.index(mark, whole.index(whole.strip()))]
+    assert (
+        generated(model, [Prompt("the cat", "x")], [mark], tokens=8)[0]
+        == whole[: whole.index(mark, whole.index(whole.strip()))]
+    )
 
 
 def test_option_scores_are_mean_log_probabilities(model):
