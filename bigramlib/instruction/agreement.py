@@ -155,21 +155,28 @@ def partner_control(
     n = len(common)
     tasks = draw_tasks(n, seed, draws)
 
-    def figures(a: np.ndarray, b: np.ndarray, target: np.ndarray) -> list[np.ndarray]:
+    def figures(a: np.ndarray, b: np.ndarray, target: np.ndarray) -> np.ndarray:
         with_own, with_partner = spearman(a, target), spearman(b, target)
-        return [with_own, with_partner, with_own - with_partner, spearman(a, target, b), spearman(b, target, a)]
+        return np.stack([with_own, with_partner, with_own - with_partner, spearman(a, target, b), spearman(b, target, a)])
 
     found = [float(figure) for figure in figures(own_x, other_x, own_y)]
     intervals = [
         UNKNOWN if np.isnan(figure) else interval(resampled, n)
         for figure, resampled in zip(found, figures(own_x[tasks], other_x[tasks], own_y[tasks]), strict=True)
     ]
-    names = ["own", "partner", "difference", "own_given_partner", "partner_given_own"]
     return PartnerControl(
         n=n,
+        own=found[0],
+        partner=found[1],
         between=float(spearman(own_x, other_x)),
-        **dict(zip(names, found, strict=True)),
-        **{f"{name}_interval": bounds for name, bounds in zip(names, intervals, strict=True)},
+        own_given_partner=found[3],
+        partner_given_own=found[4],
+        difference=found[2],
+        own_interval=intervals[0],
+        partner_interval=intervals[1],
+        difference_interval=intervals[2],
+        own_given_partner_interval=intervals[3],
+        partner_given_own_interval=intervals[4],
         own_reliability=_split_halves(PairedScores(common, own.x[kept_own], own.y[kept_own]), seed)[0],
         partner_reliability=_split_halves(PairedScores(common, partner.x[kept_partner], partner.y[kept_partner]), seed)[0],
     )
@@ -186,7 +193,8 @@ class WithinTask:
         r: Pearson's, after removal of each task's mean over bases.
         p: of an r at least as high if bases are shuffled within each task (one-sided, never 0).
         interval: 95 % interval of r, from resampled tasks.
-        without_base_means: r after removal of each base's mean over tasks as well: what is left if one base is better in all.
+        without_base_means: r after removal of each base's mean over tasks as well: what is left if one base is
+            better in all. Near scores of 0 and 1 such a base gains less, and that is not removed.
     """
 
     n: int

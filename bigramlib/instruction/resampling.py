@@ -34,6 +34,8 @@ def partial_r(x: np.ndarray, y: np.ndarray, *given: np.ndarray) -> np.ndarray:
 
     What is given is removed one after another, each after the removal of those before it. A constant removes nothing.
     """
+    if not x.shape[-1]:
+        return np.full(x.shape[:-1], np.nan)
     left, sizes = [], []
     for values in (*given, x, y):
         centred = values - values.mean(-1, keepdims=True)
@@ -49,7 +51,8 @@ def partial_r(x: np.ndarray, y: np.ndarray, *given: np.ndarray) -> np.ndarray:
     for values, size in zip((a, b), sizes[-2:], strict=True):
         defined = defined & (_square(values) > ROUNDING * size)
     scale = np.sqrt(np.where(defined, _square(a) * _square(b), 1.0))
-    return np.where(defined, np.sum(a * b, -1, keepdims=True) / scale, np.nan)[..., 0].clip(-1, 1)
+    r = np.clip(np.sum(a * b, -1, keepdims=True) / scale, -1, 1)
+    return np.asarray(np.where(defined, r, np.nan)[..., 0])
 
 
 def spearman(x: np.ndarray, y: np.ndarray, *given: np.ndarray) -> np.ndarray:
@@ -72,7 +75,7 @@ def permutation_p(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], seed: 
     ranks = rankdata(x) - (len(x) + 1) / 2
 
     def covariance(shuffled: np.ndarray, axis: int) -> np.ndarray:
-        return np.moveaxis(shuffled, axis, -1) @ ranks
+        return np.asarray(np.moveaxis(shuffled, axis, -1) @ ranks)
 
     found = permutation_test(
         (rankdata(y),),

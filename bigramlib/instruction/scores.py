@@ -90,7 +90,7 @@ class PairedScores:
         tasks = measured.index[measured]
         arms = arms[arms.index.get_level_values("task").isin(tasks)]
         row, column = tasks.get_indexer(arms.index.get_level_values("task")), arms.groupby("task").cumcount().to_numpy()
-        sides = np.full((2, len(tasks), column.max(initial=-1) + 1), np.nan)
+        sides = np.full((2, len(tasks), column.max(initial=0) + 1), np.nan)
         for side, arm in zip(sides, (x, y), strict=True):
             side[row, column] = arms[arm]
         return cls(tasks, *sides)
