@@ -133,8 +133,8 @@ def partner_control(
 ) -> PartnerControl:
     """Compare an agreement with the one that an unrelated model's x gives.
 
-    Difficulty alone makes both agree with y, and, as scores are noisy, leaves something of each when the other is given. So
-    what tells of the pair's own is the difference. Its interval resamples tasks, not inputs: the scores of tasks have the luck
+    Difficulty alone makes both agree with y, and, as scores are noisy, leaves something of each when the other is given (.45 in
+    a simulation with 20 inputs). So what tells of the pair's own is the difference. Its interval resamples tasks, not inputs: the scores of tasks have the luck
     of their inputs already, and a shift (see `resampling`) is not needed.
 
     Args:
@@ -154,15 +154,10 @@ def partner_control(
     (own_x, own_y), other_x = own.means[:, kept_own], partner.means[0, kept_partner]
     n = len(common)
     tasks = draw_tasks(n, seed, draws)
-
-    def figures(a: np.ndarray, b: np.ndarray, target: np.ndarray) -> np.ndarray:
-        with_own, with_partner = spearman(a, target), spearman(b, target)
-        return np.stack([with_own, with_partner, with_own - with_partner, spearman(a, target, b), spearman(b, target, a)])
-
-    found = [float(figure) for figure in figures(own_x, other_x, own_y)]
+    found = [float(figure) for figure in _compared(own_x, other_x, own_y)]
     intervals = [
         UNKNOWN if np.isnan(figure) else interval(resampled, n)
-        for figure, resampled in zip(found, figures(own_x[tasks], other_x[tasks], own_y[tasks]), strict=True)
+        for figure, resampled in zip(found, _compared(own_x[tasks], other_x[tasks], own_y[tasks]), strict=True)
     ]
     return PartnerControl(
         n=n,
@@ -180,6 +175,12 @@ def partner_control(
         own_reliability=_split_halves(PairedScores(common, own.x[kept_own], own.y[kept_own]), seed)[0],
         partner_reliability=_split_halves(PairedScores(common, partner.x[kept_partner], partner.y[kept_partner]), seed)[0],
     )
+
+
+def _compared(own: np.ndarray, partner: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """What is resampled in a partner control: rho with own and with partner, their difference, each given the other."""
+    with_own, with_partner = spearman(own, y), spearman(partner, y)
+    return np.stack([with_own, with_partner, with_own - with_partner, spearman(own, y, partner), spearman(partner, y, own)])
 
 
 @dataclass(frozen=True)

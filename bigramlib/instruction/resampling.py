@@ -8,6 +8,10 @@ of the middle 95 % is then cut somewhat further out, as far as Student's t is wi
 few (Hesterberg 2015, "What Teachers Should Know About the Bootstrap").
 
 What such an interval is about: the correlation that endless tasks would give, each measured with as many inputs as these.
+
+Measured coverage, by simulation with 10, 19 and 37 tasks, 20 and 50 inputs each, and true rho of 0, .5 and .9: intervals of rho
+hold it in .93 to .98 of cases, those of a partial rho in .93 to .99, the wider ones with 10 tasks. Without the shift they miss
+on one side alone, being too low.
 """
 
 from __future__ import annotations
