@@ -133,9 +133,9 @@ def partner_control(
 ) -> PartnerControl:
     """Compare an agreement with the one that an unrelated model's x gives.
 
-    Difficulty alone makes both agree with y, and, as scores are noisy, leaves something of each when the other is given (.45 in
-    a simulation with 20 inputs). So what tells of the pair's own is the difference. Its interval resamples tasks, not inputs: the scores of tasks have the luck
-    of their inputs already, and a shift (see `resampling`) is not needed.
+    Difficulty alone makes both agree with y, and, as neither x is difficulty without noise, leaves something of each when the
+    other is given. So what tells of the pair's own is the difference. Its interval resamples tasks, not inputs: the scores of
+    tasks have the luck of their inputs already, and no shift (see `resampling`) is needed.
 
     Args:
         scores: a table of scores, of one base.
