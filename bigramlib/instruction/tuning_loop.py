@@ -138,7 +138,9 @@ def _step(weights: TrainedWeights, batch: Sequence[Example], config: TuneConfig,
     """Update the weights by a batch; returns its loss, nats."""
     model = weights.copied
     ids, completion = (part.to(model.device) for part in packed(batch))
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=config.dtype == torch.bfloat16):
+    lower = config.dtype == torch.bfloat16
+    # without its cache, which within a caller's autocast outlives the step and would hold the weights of the step before
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=lower, cache_enabled=False):
         loss = completion_loss(model, ids, completion)
     value = loss.item()
     norm = math.nan
