@@ -13,11 +13,10 @@ import pytest
 import torch
 
 import bigramlib
-from bigramlib import SparsifyConfig, Subnetwork, disk, find_subnetwork, load_corpus, store
+from bigramlib import SparsifyConfig, Subnetwork, disk, find_subnetwork, load_corpus, store, tensor_file
 from bigramlib.disk import remove_leftovers, written_whole
 from bigramlib.store import check_writable, content_hash, locked, set_aside, store_folder, stored_folder, tensors_hash
 from bigramlib.subnetworks import file as subnetwork_file
-from bigramlib.training import run as resume
 from bigramlib.training.run import Run, SavedState
 from bigramlib.training.search import stored_subnetwork
 
@@ -225,7 +224,7 @@ def test_what_cannot_be_read_just_now_is_an_error_that_says_so_and_leaves_the_fi
     before = file.read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr(subnetwork_file, "safe_open", failing(error))
-        patch.setattr(resume, "safe_open", failing(error))
+        patch.setattr(tensor_file, "safe_open", failing(error))
         patch.setattr(Path, "read_bytes", failing(error))
         patch.setattr(np, "load", failing(error))
         with pytest.raises(type(error), match=r"could not be read \(.*\); it was left as it is"):
@@ -241,7 +240,7 @@ def test_files_are_read_where_they_cannot_be_mapped_into_memory(tokenizer, model
     hashes = [split.hash for split in load_corpus(["one", "two"], tokenizer)]
     no_maps = OSError(errno.ENODEV, "No such device")
     monkeypatch.setattr(subnetwork_file, "safe_open", failing(no_maps))
-    monkeypatch.setattr(resume, "safe_open", failing(no_maps))
+    monkeypatch.setattr(tensor_file, "safe_open", failing(no_maps))
     monkeypatch.setattr(np, "memmap", failing(no_maps))
     assert find_subnetwork(model, table, corpus, QUICK).hash == expected.hash
     run, tensors = state.load()

@@ -42,7 +42,8 @@ class LanguageModel:
         tokenizer: its tokenizer.
         source: what `load_model` was asked for, without the revision; the name, if nothing else is given.
         revision: which revision or pretraining checkpoint of it; empty if none was asked for.
-        origin: "pretrained", or "random" for a control with random weights.
+        origin: "pretrained", "tuned" for one that instruction tuning made of another, or "random" for a control with random
+            weights.
         identity: the hashes by which results know it.
     """
 

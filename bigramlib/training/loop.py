@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bigramlib.interrupts import interrupts_deferred
 from bigramlib.models.language_model import LanguageModel
 from bigramlib.numeric import full_precision
 from bigramlib.progress import tqdm
@@ -15,7 +16,7 @@ from bigramlib.text.corpus import TokenCorpus
 from bigramlib.training.batches import batches
 from bigramlib.training.config import SparsifyConfig
 from bigramlib.training.gates import Gates
-from bigramlib.training.run import Run, SavedState, interrupts_deferred
+from bigramlib.training.run import Run, SavedState
 from bigramlib.training.step import OptimizerStep
 from bigramlib.training.stopping import CHECK_EVERY, are_decided, count_gates
 

@@ -5,9 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from bigramlib import SparsifyConfig, Subnetwork
+from bigramlib import SparsifyConfig, Subnetwork, saved_state
 from bigramlib.store import store_folder
-from bigramlib.training import run as resume
 from bigramlib.training.loop import train
 from bigramlib.training.run import Run, SavedState
 
@@ -38,7 +37,7 @@ def cut(step: int, attempt: int = 0):
             raise EndingError
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(EndingError):
-        patch.setattr(resume, "EVERY_STEPS", 1)
-        patch.setattr(resume, "WRITING_SHARE", 1e9)
+        patch.setattr(saved_state, "EVERY_STEPS", 1)
+        patch.setattr(saved_state, "WRITING_SHARE", 1e9)
         patch.setattr(SavedState, "save", save)
         yield

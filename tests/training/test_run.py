@@ -21,7 +21,7 @@ from bigramlib import SparsifyConfig, Subnetwork, find_subnetwork
 from bigramlib.store import store_folder
 from bigramlib.training import run as resume
 from bigramlib.training import search as training
-from bigramlib.training.run import Run, SavedState, interrupts_deferred
+from bigramlib.training.run import SavedState
 from bigramlib.training.step import OptimizerStep
 
 KILLS = 20
@@ -225,47 +225,12 @@ def test_a_run_that_version_0_1_began_goes_on_to_the_same_bits(model, table, cor
     assert find_subnetwork(model, table, corpus, FOUR_SEQUENCES).hash == whole.hash
 
 
-def test_states_are_written_by_steps_and_by_seconds_but_not_without_end(tmp_path, monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(resume.time, "monotonic", lambda: now[0])
-    saved_state = SavedState(tmp_path / "state.safetensors")
-    assert not saved_state.due(499) and saved_state.due(500)
-    now[0] = 59.0
-    assert not saved_state.due(1)
-    now[0] = 60.0
-    assert saved_state.due(1)
-    monkeypatch.setattr(resume, "save_file", lambda *_, **__: now.__setitem__(0, now[0] + 30.0))
-    monkeypatch.setattr(resume, "written_whole", lambda path: interrupts_deferred())
-    saved_state.save(Run(step=1), {})
-    now[0] += 590.0
-    assert not saved_state.due(10_000)
-    now[0] += 10.0
-    assert saved_state.due(10_000)
-
-
-@pytest.fixture
-def interruptible():
-    """Python's own handler of SIGINT, which shells take from what runs in the background."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-def test_a_second_interrupt_stops_at_once(interruptible):
-    with pytest.raises(KeyboardInterrupt), interrupts_deferred() as interrupted:
-        assert not interrupted()
-        signal.raise_signal(signal.SIGINT)
-        assert interrupted()
-        signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
 def test_an_interrupted_run_without_replacement_ends_with_the_same_bits(model, table, corpus, monkeypatch, tmp_path):
     config = replace(QUICK, flattening=None, with_replacement=False)
     whole = find_subnetwork(model, table, corpus, config)
     monkeypatch.setenv("BIGRAMLIB_STORE", str(tmp_path / "another"))
-    monkeypatch.setattr("bigramlib.training.run.EVERY_STEPS", 1)
-    monkeypatch.setattr("bigramlib.training.run.WRITING_SHARE", 1e9)
+    monkeypatch.setattr("bigramlib.saved_state.EVERY_STEPS", 1)
+    monkeypatch.setattr("bigramlib.saved_state.WRITING_SHARE", 1e9)
     take = OptimizerStep.take
 
     def interrupted(self, *arguments):

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bigramlib import BigramTable, SparsifyConfig, TokenCorpus, find_subnetwork, load_model
-from bigramlib.training import run as resume
+from bigramlib import BigramTable, SparsifyConfig, TokenCorpus, find_subnetwork, load_model, saved_state
 from bigramlib.training import search as training
 
 INTERRUPTED = 77
@@ -21,7 +20,7 @@ def train(folder: Path, config: SparsifyConfig, every: int = 1, begun=None, file
     os.environ |= {"BIGRAMLIB_STORE": str(folder / "store"), "TQDM_DISABLE": "1"}
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
-    resume.EVERY_STEPS, resume.WRITING_SHARE = every, 1.0
+    saved_state.EVERY_STEPS, saved_state.WRITING_SHARE = every, 1.0
     _count_trainings(folder / "trainings")
     model = load_model(folder)
     before = model.weights_hash

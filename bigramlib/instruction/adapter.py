@@ -1,0 +1,115 @@
+"""What instruction tuning trains: low-rank changes of the maskable matrices (LoRA, through peft), or all weights, of a copy."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from bigramlib.instruction.tuning_config import TuneConfig
+from bigramlib.models.language_model import LanguageModel
+
+ADAPTER = "default"
+"""peft's name for an adapter that has no name of its own."""
+
+
+@dataclass(frozen=True)
+class TrainedWeights:
+    """A copy of a model, and the parameters of it that are trained.
+
+    Attributes:
+        base: the model, which never changes.
+        copied: the copy.
+        parameters: what is trained, by name: the copy's own parameters, or the "lora_A" and "lora_B" of each maskable matrix.
+        lora: peft's wrapper around the copy; None where all weights are trained.
+    """
+
+    base: LanguageModel
+    copied: LanguageModel
+    parameters: dict[str, nn.Parameter]
+    lora: Any = None
+
+    @classmethod
+    def of(cls, model: LanguageModel, config: TuneConfig) -> TrainedWeights:
+        """Those of a model before its first step."""
+        copied = replace(model, hf=copy.deepcopy(model.hf))
+        if config.rank is None:
+            copied.hf.requires_grad_(True)
+            return cls(model, copied, dict(copied.hf.named_parameters()))
+        return cls(model, copied, *_adapter(copied, config))
+
+    def changed(self) -> dict[str, Tensor]:
+        """What makes the tuned model of its base: the adapter, or all weights that have other bits than the base's."""
+        if self.lora is not None:
+            return {name: parameter.detach() for name, parameter in self.parameters.items()}
+        before = dict(self.base.hf.named_parameters())
+        found = {name: parameter.detach() for name, parameter in self.parameters.items()}
+        return {name: now for name, now in found.items() if not torch.equal(_bits(now), _bits(before[name]))}
+
+    def check(self, tensors: Mapping[str, Tensor]) -> None:
+        """Raise ValueError unless tensors are such as `changed` gives."""
+        for name, tensor in tensors.items():
+            if name not in self.parameters or tensor.shape != self.parameters[name].shape or tensor.dtype != torch.float32:
+                raise ValueError(f"{name!r} is no weight that is tuned, or has another shape or type")
+        if self.lora is not None and (missing := set(self.parameters) - set(tensors)):
+            raise ValueError(f"it lacks {min(missing)!r}")
+
+    @torch.no_grad()
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Give parameters other values; those that are not named keep their own."""
+        for name, tensor in tensors.items():
+            self.parameters[name].copy_(tensor)
+
+    def tuned(self, name: str) -> LanguageModel:
+        """The tuned model, with the parameters of the base by the same names. Nothing can be trained here after that."""
+        hf = self.copied.hf if self.lora is None else self.lora.merge_and_unload()
+        hf.zero_grad(set_to_none=True)
+        return replace(self.base, name=name, hf=hf, origin="tuned")
+
+
+def check_peft(config: TuneConfig) -> None:
+    """Raise ModuleNotFoundError if peft is needed and not installed."""
+    if config.rank is not None and importlib.util.find_spec("peft") is None:
+        raise ModuleNotFoundError(
+            "LoRA needs the package peft, which is not installed; run pip install 'bigramlib[lora]', or tune all weights with "
+            "rank=None.",
+            name="peft",
+        )
+
+
+def _adapter(model: LanguageModel, config: TuneConfig) -> tuple[dict[str, nn.Parameter], Any]:
+    """Put an adapter into a model, in place: its parameters, and peft's wrapper.
+
+    The first values are those of Hu et al. (2021) as peft draws them, A uniform and B zero, but drawn from the seed alone.
+    """
+    from peft import LoraConfig, LoraModel
+
+    modules = [name.removesuffix(".weight") for name in model.maskable]
+    transposed = isinstance(model.hf.get_submodule(modules[0]), Conv1D)
+    settings = LoraConfig(
+        r=config.rank, lora_alpha=config.alpha, lora_dropout=0.0, target_modules=modules, fan_in_fan_out=transposed
+    )
+    with torch.random.fork_rng(devices=[]):  # peft draws values too
+        lora = LoraModel(model.hf, settings, ADAPTER).eval()
+    generator = torch.Generator().manual_seed(config.seed)
+    parameters: dict[str, nn.Parameter] = {}
+    with torch.no_grad():
+        for module in modules:
+            layer = model.hf.get_submodule(module)
+            first, second = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+            first.copy_(nn.init.kaiming_uniform_(torch.empty(first.shape), a=math.sqrt(5), generator=generator))
+            second.zero_()
+            parameters |= {f"{module}.lora_A": first, f"{module}.lora_B": second}
+    return parameters, lora
+
+
+def _bits(weight: Tensor) -> Tensor:
+    """A float32 tensor as the integers that have its bits, so that 0 and -0 differ."""
+    return weight.detach().contiguous().view(torch.int32)
