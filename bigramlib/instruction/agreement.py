@@ -193,7 +193,7 @@ class WithinTask:
         bases: how many bases.
         r: Pearson's, after removal of each task's mean over bases.
         p: of an r at least as high if bases are shuffled within each task (one-sided, never 0).
-        interval: 95 % interval of r, from resampled tasks.
+        interval: 95 % interval of r, from resampled tasks (it held r in .90 to .94 of simulations with 14 and 37 tasks).
         without_base_means: r after removal of each base's mean over tasks as well: what is left if one base is
             better in all. Near scores of 0 and 1 such a base gains less, and that is not removed.
     """
