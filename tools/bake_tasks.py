@@ -46,29 +46,20 @@ def split(words: str) -> set[str]:
     return set(words.split())
 
 
-NOT_NOUNS = split("our other fourth fifth sixty affair cent livelihood demagog freshman grader manner bosom workingman")
+NOT_NOUNS = split("affair cent fifth fourth freshman grader manner other sixty workingman")
 NOT_VERBS = split(
-    "people spirit gun forest excepted except man skill privilege structure proportion mind age term condition "
-    "experience budget class deposit freight vessel mother power time tax fit wet quit bid spit knit rid shed wed "
-    "sweat bet found wound lie lay hang shine light speed plead prove dwell strive thrive weave sew mow swell saw "
-    "shear evidence occasion spring sink shrink stink sing ring drink bear beget cleave benefit focus program travel "
-    "bias evil head hire total equal model label cancel signal rival level fuel marshal counsel pencil channel "
-    "quarrel worship kidnap get forget interest detail mean learn burn dream spell spoil kneel leap lean smell spill "
-    "date dare slay abide wake awake bust advert forbear cement inch rank sign state wind tear sow bore felt ground "
-    "rent fell still last own long live close open lower"
+    "advert bear budget cement deposit detail except experience forbear forget get hire interest man prove shed sign "
+    "state tax time"
 )
 NOT_ADJECTIVES = split(
-    "real just like well right wrong ill bad good little many much far old late fore hind near fit up lesser less "
-    "often pleasant severe remote ample prompt sane crude mean base sound"
+    "ample bad base crude good late less lesser mean much near often pleasant prompt remote sane severe sound well wrong"
 )
 ODD_SENTIMENTS = split(
-    "won win winner winning wins medal admirals super pretty divine champion champions supreme treasures holiday "
-    "holidays war wars warring killed killing kill killer killers dead died gross grave temper crude block fired "
-    "treat credits heavens terrorist terrorists terrorism prison prisoner prisoners arrested heroin rape suicide "
-    "cancer weapons battle battles engagement interest suspended perfecting perfected entertains intellect peacetime "
-    "tired expel casualty grand grandest earnest easy free protected passions survived penalty agreement approval "
-    "burden devoting admonished freemen freed freeing pervert perverted severed retarded retard blind savages savage "
-    "smiles heart hearts gift"
+    "admonished agreement approval arrested block burden cancer casualty champion champions crude dead devoting died "
+    "divine earnest easy engagement entertains expel fired free freeing gift grand grandest gross heart hearts heroin "
+    "intellect interest kill killed killer killers killing medal passions peacetime penalty perfected perfecting pervert "
+    "perverted pretty prison prisoner prisoners protected rape retard retarded savage savages smiles suicide super "
+    "supreme survived suspended terrorism terrorist terrorists tired war warring wars weapons win winner winning wins won"
 )
 ODD_LANGUAGES = split(
     "Avaric Avestan Bangla Bislama Divehi Ewe Fula Guarani Herero Inupiaq Kalaallisut Kanuri Kongo Kuanyama Nauru "
@@ -245,9 +236,14 @@ def geography() -> None:
     money = {
         code: get_territory_currencies(code, TODAY, TODAY, tender=True) for code in names if code not in CHANGING_CURRENCIES
     }
-    single = [(names[code], codes[0]) for code, codes in money.items() if len(codes) == 1]
     sentences = ["Write the three-letter code of the currency of the country.", "Write the code of the money of the country."]
-    add("currency", "fact", "countries", sentences, single)
+    add(
+        "currency",
+        "fact",
+        "countries",
+        sentences,
+        [(names[code], codes[0]) for code, codes in money.items() if len(codes) == 1],
+    )
     sentences = ["Write the two-letter code of the country.", "Abbreviate the country in two letters."]
     add("country_code", "fact", "countries", sentences, [(name, code) for code, name in names.items()])
 

@@ -12,6 +12,7 @@ import sys
 import tarfile
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from bigramlib.instruction.tasks import Pair, Task
 from bigramlib.models.packages import UNREADABLE, fetched_archive
@@ -20,23 +21,24 @@ from bigramlib.store import content_hash, file_hash, store_folder, stored_folder
 PACKAGE = "bigbench==1.0.0"
 SHA256 = "1bb398a5512c6d798cdebe0dfa0ac03f67f6033fa6b39c6ef71df978c7cbc5c2"
 LICENCE = "BIG-bench by its many authors (github.com/google/BIG-bench), Apache-2.0; from the PyPI package bigbench 1.0.0"
+STORY, CHOICE = "Answer the question about the story", "with one of the choices."
+DEDUCTION, TRACKING = f"Say what follows from the text, {CHOICE}", f"Complete the text {CHOICE}"
 TASKS = {
-    "causal_judgment": "social",
-    "figure_of_speech_detection": "social",
-    "social_iqa": "social",
-    "strange_stories/boolean": "social",
-    "strange_stories/multiple_choice": "social",
-    "logical_deduction/three_objects": "logic",
-    "logical_deduction/five_objects": "logic",
-    "logical_deduction/seven_objects": "logic",
-    "tracking_shuffled_objects/three_objects": "logic",
-    "tracking_shuffled_objects/five_objects": "logic",
-    "tracking_shuffled_objects/seven_objects": "logic",
+    "causal_judgment": ("social", "Say how a typical person would answer the question: Yes or No."),
+    "figure_of_speech_detection": ("social", "Name the figure of speech of the sentence."),
+    "social_iqa": ("social", f"Answer the question about the situation {CHOICE}"),
+    "strange_stories/boolean": ("social", f"{STORY}: yes or no."),
+    "strange_stories/multiple_choice": ("social", f"{STORY} {CHOICE}"),
+    "logical_deduction/three_objects": ("logic", DEDUCTION),
+    "logical_deduction/five_objects": ("logic", DEDUCTION),
+    "logical_deduction/seven_objects": ("logic", DEDUCTION),
+    "tracking_shuffled_objects/three_objects": ("logic", TRACKING),
+    "tracking_shuffled_objects/five_objects": ("logic", TRACKING),
+    "tracking_shuffled_objects/seven_objects": ("logic", TRACKING),
 }
-"""Folders of the tasks in the archive, and their clusters."""
+"""Folders of the tasks in the archive, their clusters, and an instruction; BIG-bench has descriptions instead."""
 BACKEND = f'''
 from pathlib import Path
-
 class __legacy__:
     def prepare_metadata_for_build_wheel(folder, config_settings=None):
         place = Path(folder, "{PACKAGE.replace("==", "-")}.dist-info")
@@ -56,7 +58,10 @@ def bigbench_tasks() -> list[Task]:
         ValueError: pip could not get the archive, or it is another one.
     """
     folder = stored_folder(store_folder("tasks") / f"bigbench-{SHA256[:12]}", _fetch)
-    return [read_task(folder / f"{_name(task)}.json", _name(task), cluster) for task, cluster in TASKS.items()]
+    return [
+        read_task(folder / f"{_name(task)}.json", _name(task), cluster, (sentence, "Choose the right answer."))
+        for task, (cluster, sentence) in TASKS.items()
+    ]
 
 
 def _name(task: str) -> str:
@@ -121,7 +126,7 @@ def members(archive: Path) -> dict[str, bytes]:
     return found
 
 
-def read_task(path: Path, name: str, cluster: str) -> Task:
+def read_task(path: Path, name: str, cluster: str, instructions: tuple[str, ...]) -> Task:
     """A task of choice in BIG-bench's JSON.
 
     Options that are the same for all items become those of the task. Others are listed after the input, one a line, in an order
@@ -131,9 +136,10 @@ def read_task(path: Path, name: str, cluster: str) -> Task:
         ValueError: the file is no such task.
     """
     try:
-        task = json.loads(path.read_text(encoding="utf-8"))
-        items = [(_one_paragraph(item["input"]), _scores(item["target_scores"])) for item in task["examples"]]
-        sentences = [task["description"].strip().rstrip(".") + ".", task.get("task_prefix", "").strip()]
+        examples = json.loads(path.read_text(encoding="utf-8"))["examples"]
+        items = [(_one_paragraph(item["input"]), _scores(item["target_scores"])) for item in examples]
+        if not items:
+            raise ValueError("no examples")
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{str(path)!r} is no task of choice of BIG-bench ({error!r}); remove it and fetch it again."
@@ -146,7 +152,7 @@ def read_task(path: Path, name: str, cluster: str) -> Task:
         )
     pairs: list[Pair] = [(given, right.pop()) for given, right in answers.items() if len(right) == 1]
     options = tuple(items[0][1]) if same else ()
-    return Task(name, "other", cluster, tuple(filter(None, sentences)), tuple(pairs), options)
+    return Task(name, "other", cluster, instructions, tuple(pairs), options)
 
 
 def _one_paragraph(text: str) -> str:
@@ -154,7 +160,7 @@ def _one_paragraph(text: str) -> str:
     return "\n".join(line.strip() for line in text.splitlines() if line.strip())
 
 
-def _scores(scores: dict[str, float]) -> dict[str, float]:
+def _scores(scores: dict[str, Any]) -> dict[str, float]:
     return {_one_paragraph(option): float(score) for option, score in scores.items()}
 
 

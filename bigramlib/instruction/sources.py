@@ -26,9 +26,9 @@ def load_tasks(source: str | Path) -> list[Task]:
 
     Args:
         source: "builtin", "world", "bigbench" (fetched by pip at its first use), "hf:<dataset>[:config][:split]" (one task, by
-            default from the split "train"), or a folder of .jsonl files. In such a file, which may be compressed, the first line
-            is a JSON object with name, kind, cluster, instructions (a list) and perhaps options (a list); every other line is
-            an object with input and output.
+            default from the split "train"), or a folder of .jsonl files, which may be compressed. The first line of a file is a
+            JSON object with name, kind, cluster, instructions (a list) and perhaps options (a list); every other line is an
+            object with input and output.
 
     Raises:
         ValueError: there is no such source, or it holds something else than tasks.
