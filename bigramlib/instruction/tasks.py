@@ -25,7 +25,7 @@ class Task:
 
     Attributes:
         name: unique among the tasks that are used together.
-        kind: "rule" if the answer follows from the input, "fact" if it must be known.
+        kind: "rule" if the answer follows from the input, "fact" if it must be known, "other" where nobody has said.
         cluster: a group of similar tasks.
         instructions: sentences that each say what to do.
         pairs: inputs with their answers; no input comes twice.

