@@ -8,6 +8,7 @@ not. What the model would write next must end the answer.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from bigramlib.models.language_model import LanguageModel
 from bigramlib.numeric import full_precision
 from bigramlib.progress import tqdm
 
+Precision = Literal["float32", "bfloat16"]
 TOKENS_AT_ONCE = 4096
 """How many tokens, padding included, one pass may have."""
 PROMPTS_AT_ONCE = 64
@@ -28,20 +30,23 @@ LONGEST_ANSWER = 48
 PUNCTUATION = " \t.,;:!?\"'`*"
 
 
-def exact_matches(model: LanguageModel, prompts: Sequence[Prompt], ends: Sequence[str]) -> Bool[np.ndarray, " prompt"]:
+def exact_matches(
+    model: LanguageModel, prompts: Sequence[Prompt], ends: Sequence[str], precision: Precision = "float32"
+) -> Bool[np.ndarray, " prompt"]:
     """Whether greedy decoding writes exactly the answer of each prompt and then ends it.
 
     Args:
         model: the model; what stands before every text of it (`LanguageModel.prefix`) is put before each prompt.
         prompts: what to continue, with the right answers.
         ends: an answer has ended where the text goes on with one of these, or with an end of text.
+        precision: of matrix products.
 
     Raises:
         ValueError: a prompt with its answer is longer than the model can read, or has no tokens.
     """
     ending = _EndTokens(model, ends)
     found = np.zeros(len(prompts), dtype=bool)
-    for rows, hidden, tokens, answered in _read(model, prompts):
+    for rows, hidden, tokens, answered in _read(model, prompts, precision):
         row, place = answered.nonzero(as_tuple=True)
         chosen = torch.cat([model.unembed(part).argmax(-1) for part in hidden[answered].split(TOKENS_AT_ONCE // 8)])
         last = place == answered.shape[1] - 1 - answered.flip(1).int().argmax(1)[row]
@@ -171,7 +176,7 @@ class _EndTokens:
 @torch.inference_mode()
 @full_precision()
 def _read(
-    model: LanguageModel, prompts: Sequence[Prompt]
+    model: LanguageModel, prompts: Sequence[Prompt], precision: Precision = "float32"
 ) -> Iterator[tuple[list[int], Float[Tensor, "row pos d_model"], Int[Tensor, "row pos"], Bool[Tensor, "row pos"]]]:
     """Pass prompts and answers through a model, those of similar length together.
 
@@ -197,7 +202,9 @@ def _read(
                 ids[place, : len(text) + len(answer)] = torch.tensor([*text, *answer])
                 answered[place, len(text) : len(text) + len(answer) + 1] = True
             ids, answered = ids.to(model.device), answered.to(model.device)
-            yield rows, model.hidden(ids[:, :-1]), ids[:, 1:], answered[:, 1:]
+            with torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+                hidden = model.hidden(ids[:, :-1])
+            yield rows, hidden.float(), ids[:, 1:], answered[:, 1:]
             progress.update(len(rows))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bigramlib.instruction.tasks import Task
+from bigramlib.instruction.world import world_tasks
 from bigramlib.text.compression import plain_suffix
 from bigramlib.text.formats import check_is_text, lines
 from bigramlib.text.sources import dataset_rows
@@ -37,9 +38,7 @@ def load_tasks(source: str | Path) -> list[Task]:
     if name == "builtin":
         return _folder(BUILTIN)
     if name == "world":
-        from bigramlib.instruction.world import world_tasks
-
-        return world_tasks()
+        return list(world_tasks())
     if name == "bigbench":
         from bigramlib.instruction.bigbench import bigbench_tasks
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from bigramlib.models.language_model import LanguageModel
 from bigramlib.numeric import number, whole_number
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 else:  # what may be given; what is kept is a plain int or float
     Whole = Real = object
 
+SMALL = 10**7
+"""Models of fewer parameters are tuned whole."""
 AT_LEAST = {"steps": 1, "batch_size": 1, "warmup_steps": 0, "written_examples": 0, "rank": 1, "seed": 0}
 """The whole numbers among the settings, with the least that each may be."""
 
@@ -63,6 +66,13 @@ class TuneConfig:
             raise ValueError(f"warmup_steps is {self.warmup_steps}; it must be less than the {self.steps} steps.")
         if self.precision not in ("float32", "bfloat16"):
             raise ValueError(f"precision is {self.precision!r}; use 'float32' or 'bfloat16'.")
+
+    @classmethod
+    def suited(cls, model: LanguageModel, seed: int = 0) -> TuneConfig:
+        """Settings that were tried on models of such a size: small ones are tuned whole, others through LoRA in bfloat16."""
+        if sum(parameter.numel() for parameter in model.hf.parameters()) < SMALL:
+            return cls(steps=100, batch_size=32, learning_rate=5e-4, rank=None, seed=seed)
+        return cls(precision="bfloat16", seed=seed)
 
     def facts(self) -> dict:
         """The settings on which the result depends, as they enter its key."""

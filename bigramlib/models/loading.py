@@ -15,7 +15,8 @@ from bigramlib.models.language_model import LanguageModel
 from bigramlib.models.mini import ASSETS, load_checkpoint
 from bigramlib.models.packages import PACKAGED, packaged_model
 
-EMBEDDED = ("mini",)
+WORLD_BASES = ("world-a0", "world-b0", "world-c0", "world-a1", "world-b1", "world-c1")
+EMBEDDED = ("mini", *WORLD_BASES)
 FACTS = ["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken"]
 """What to fetch from the hub before the weights."""
 
@@ -24,9 +25,10 @@ def load_model(name: str | Path, device: str = "cpu") -> LanguageModel:
     """Load a frozen fp32 language model.
 
     Args:
-        name: "mini" (the embedded model) or one of its checkpoints ("mini@step256"); a pretrained model that pip or npm can
-            bring ("stories15m", "smollm2-135m-instruct", "gemma-3-270m"); a local folder in Hugging Face format; a .gguf
-            file; or a hub id, optionally with a revision ("EleutherAI/pythia-160m@step3000").
+        name: "mini" (the embedded model) or one of its checkpoints ("mini@step256"); a base model of the small world
+            ("world-a0", see `bigramlib.instruction.world`); a pretrained model that pip or npm can bring ("stories15m",
+            "smollm2-135m-instruct", "gemma-3-270m"); a local folder in Hugging Face format; a .gguf file; or a hub id,
+            optionally with a revision ("EleutherAI/pythia-160m@step3000").
         device: where to put it.
 
     Raises:
