@@ -2,14 +2,13 @@
 
 import gzip
 import json
-import sys
-from types import ModuleType
 
 import pytest
 
 from bigramlib.instruction import sources
 from bigramlib.instruction.sources import load_tasks
 from bigramlib.instruction.tasks import halves
+from bigramlib.instruction.world import world_tasks
 
 HEAD = {"name": "double", "kind": "rule", "cluster": "numbers", "instructions": ["Double the number."]}
 PAIRS = [{"input": str(number), "output": str(2 * number)} for number in range(30)]
