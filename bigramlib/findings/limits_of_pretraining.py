@@ -7,60 +7,69 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 
-from bigramlib.findings.claims import Claim, Verdict, check, untestable
-from bigramlib.instruction.agreement import WithinTask, within_task
+from bigramlib.findings.claims import INHERENT_LIMITS, Claim, Verdict, check, untestable
+from bigramlib.findings.style import BLUE, GREY, ORANGE
 from bigramlib.instruction.boundary import beyond
-from bigramlib.instruction.pairs import FEW_SHOT, HELD_OUT, TUNED, Items, base_scores, facts, tuned_halves, tuned_scores
-from bigramlib.instruction.resampling import UNKNOWN, draw_tasks, interval, spearman
-from bigramlib.instruction.scores import by_task
+from bigramlib.instruction.exposure import ALL_TASKS, BASES_AGREE, MAJORITY, NEVER, SHOWN, SHOWN_TASKS, TWIN, task_means
+from bigramlib.instruction.pairs import FEW_SHOT, HELD_OUT, TUNED, ZERO_SHOT, Items, base_scores, tuned_halves, tuned_scores
 from bigramlib.instruction.tuning import TuneConfig
-from bigramlib.instruction.world import exposures, world_tasks
 from bigramlib.models.loading import WORLD_BASES, load_model
 
 FLOOR = 0.05
-DRAWS = 2000
-SHOWN, NEVER = "shown in pretraining", "never shown in pretraining"
-ALL_TASKS, SHOWN_TASKS = "all tasks", "tasks that pretraining showed"
-TWIN, SEEDS = "in context: the other seed's base", "one exposure, two seeds"
-BASES_AGREE = "in context, one seed's base with the other's"
-BOUNDED = "Bigoulaeva et al.: pretraining data set the limit of tuned models as well"
-NOT_STATED = "not stated"
+ARMS = {
+    ZERO_SHOT: "instruction\nalone",
+    FEW_SHOT: "demon-\nstrations",
+    HELD_OUT: "tuned on\nother tasks",
+    TUNED: "tuned on\nthe task",
+}
+KINDS = {"rule": ("rules", BLUE, -0.2), "fact": ("facts", ORANGE, 0.2)}
+"""How tasks of each kind are drawn: what they are called, their colour, and how far they lie beside an arm's place."""
+COLOURS = {SHOWN: BLUE, NEVER: ORANGE}
+PANELS = {SHOWN: "What pretraining showed", NEVER: "What pretraining never showed"}
+NEVER_AT = 1 / 100
+"""Where tasks that were never shown stand on the logarithmic axis of exposure."""
 
 CLAIMS = {
     "never shown, never reached": Claim(
         "What pretraining never showed is reached neither in context nor by tuning on other tasks",
-        BOUNDED,
+        "pretraining data set the limit of tuned models as well",
         "in context {context:.3f} ({context_low:.3f} to {context_high:.3f}), tuned on other tasks {held_out:.3f} "
         "({held_out_low:.3f} to {held_out_high:.3f})",
         lambda context, held_out, **_: max(context, held_out) <= FLOOR,
+        source=INHERENT_LIMITS,
     ),
     "tuning reaches rules, not facts": Claim(
         "Tuning that shows a task reaches rules that pretraining never showed, but not facts",
-        "Bigoulaeva et al.: a limit by pretraining, with the added influence of the tuning data",
+        "a limit by pretraining, with the added influence of the tuning data",
         "rules {rules:.2f} ({rules_low:.2f} to {rules_high:.2f}); facts {facts:.3f} ({facts_low:.3f} to {facts_high:.3f}), "
         "where the most frequent answer gives {majority:.3f}",
         lambda rules, facts, majority, **_: rules >= 0.5 and facts <= majority + FLOOR,
+        source=INHERENT_LIMITS,
     ),
     "within a task": Claim(
         "Within a task, the base that is better in context is the one that is better after tuning",
-        NOT_STATED,
-        "r {r:.2f} ({low:.2f} to {high:.2f}); {own:.2f} without the means of bases, {shown:.2f} over the tasks shown to a base; "
-        "{twin:.2f} with the in-context scores of the other seed's base",
+        "not stated",
+        "r {r:.2f} ({low:.2f} to {high:.2f}); {own:.2f} without the means of bases, {shown:.2f} over the tasks shown "
+        "to a base; {twin:.2f} with the in-context scores of the other seed's base",
         lambda r, **_: r >= 0.4,
+        source=INHERENT_LIMITS,
     ),
     "context follows exposure": Claim(
         "How well a task is done in context follows how often pretraining showed it",
-        "Bigoulaeva et al.: bases use what pretraining showed",
+        "bases use priors from pretraining data",
         "Spearman {rho:.2f} ({low:.2f} to {high:.2f}), the mean over bases; {shown:.2f} over the tasks shown to a base",
         lambda rho, **_: rho >= 0.5,
+        source=INHERENT_LIMITS,
     ),
     "others' tuning adds nothing": Claim(
         "Tuning on other tasks does not beat demonstrations",
-        "Bigoulaeva et al.: tuned models have no abilities that their bases lack in context",
+        "tuned models have no abilities that their bases lack in context",
         "beyond demonstrations by 2 standard errors in {exceeding} of {n} pairs of task and base ({share:.1%}), below them in "
         "{falling_short}",
         lambda share, **_: share <= FLOOR,
+        source=INHERENT_LIMITS,
     ),
 }
 
@@ -76,7 +85,9 @@ def check_bases(names: Iterable[str]) -> None:
             raise ValueError(f"{name!r} is no base of the small world; choose from {', '.join(WORLD_BASES)}.")
 
 
-def measure(models: Sequence[str], items: int, seed: int = 0, device: str = "cpu", tuning: TuneConfig | None = None) -> pd.DataFrame:
+def measure(
+    models: Sequence[str], items: int, seed: int = 0, device: str = "cpu", tuning: TuneConfig | None = None
+) -> pd.DataFrame:
     """Exact match of bases in context, and of the models tuned from each on either half of the tasks.
 
     Args:
@@ -100,119 +111,6 @@ def measure(models: Sequence[str], items: int, seed: int = 0, device: str = "cpu
         pair = tuned_halves(base, asked, tuning or TuneConfig.suited(base, seed))
         found.append(pd.concat([base_scores(base, asked), tuned_scores(pair, asked)]).assign(base=name))
     return pd.concat(found, ignore_index=True)
-
-
-def task_means(scores: pd.DataFrame) -> pd.DataFrame:
-    """The mean score of each task in each arm, for each base, with what the base has seen of it.
-
-    Returns:
-        Columns base, task, kind, majority (what the most frequent answer would score), exposure (0 for a task that pretraining
-        never showed), pretraining (`SHOWN` or `NEVER`), and one for each arm.
-    """
-    known = facts(world_tasks())
-    parts = []
-    for base, rows in scores.groupby("base", sort=False):
-        means = by_task(rows).reset_index()
-        exposure = means["task"].map(exposures(_letter(str(base))))
-        more = {name: means["task"].map(known[name]) for name in ("kind", "majority")}
-        parts.append(means.assign(base=base, exposure=exposure, **more))
-    table = pd.concat(parts, ignore_index=True)
-    table["pretraining"] = np.where(table["exposure"] > 0, SHOWN, NEVER)
-    first = ["base", "task", "kind", "majority", "exposure", "pretraining"]
-    return table[first + [name for name in table if name not in first]]
-
-
-def group_means(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Mean scores of rules and of facts, and of both, that pretraining showed or never showed.
-
-    Args:
-        table: what `task_means` returns.
-        seed: of resampling.
-
-    Returns:
-        Columns pretraining, kind ("rule", "fact" or "all"), arm, n (pairs of task and base), mean, low and high: the 95 %
-        interval over tasks, which are resampled with all their bases. The arm "majority" is the most frequent answer.
-    """
-    fixed = {"base", "task", "kind", "exposure", "pretraining"}
-    rows = []
-    for (pretraining, kind), group in pd.concat([table, table.assign(kind="all")]).groupby(["pretraining", "kind"], sort=False):
-        tasks = group.groupby("task")
-        drawn = draw_tasks(tasks.ngroups, seed, DRAWS)
-        sizes = tasks.size().to_numpy()[drawn].sum(1)
-        for arm in (name for name in table if name not in fixed):
-            low, high = interval(tasks[arm].sum().to_numpy()[drawn].sum(1) / sizes, tasks.ngroups)
-            rows.append((pretraining, kind, arm, len(group), group[arm].mean(), low, high))
-    return pd.DataFrame(rows, columns=["pretraining", "kind", "arm", "n", "mean", "low", "high"])
-
-
-def within_tasks(scores: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Whether the base that is better at a task in context is also better at it after tuning, and what that comes from.
-
-    Returns:
-        A row for each comparison (see `WithinTask` for the columns tasks, bases, r, low, high, p and without_base_means):
-
-        - `ALL_TASKS`: each task over all bases.
-        - `SHOWN_TASKS`: each task over those bases whose pretraining showed it.
-        - `TWIN`: as the first, but with the in-context scores of the base of the same exposure and the other seed. As high
-          an r as the first means that exposure explains all.
-        - `SEEDS`: each task of each exposure over the seeds alone: what exposure cannot explain.
-        - `BASES_AGREE`: in-context scores with those of the other seed's base: how alike two pretrainings are.
-
-        NaN where the bases do not allow the comparison.
-    """
-    bases = scores["base"].astype(str)
-    seen = pd.Series([exposures(_letter(base))[task] > 0 for base, task in zip(bases, scores["task"], strict=True)], scores.index)
-    shown = scores[seen]
-    rank = shown[["task", "base"]].drop_duplicates().assign(rank=lambda rows: rows.groupby("task").cumcount())
-    shown = shown.merge(rank, on=["task", "base"]).assign(base=lambda rows: rows["rank"])
-    twins = scores[(scores["arm"] == FEW_SHOT) & bases.map(_twin).isin(set(bases))]
-    twins = twins.assign(base=twins["base"].map(_twin))
-    exposed = scores.assign(task=bases.map(_letter) + " " + scores["task"], base=bases.str[7:])
-    cases = {
-        ALL_TASKS: scores,
-        SHOWN_TASKS: shown,
-        TWIN: pd.concat([twins, scores[scores["arm"] == TUNED]]),
-        SEEDS: exposed,
-        BASES_AGREE: pd.concat([scores[scores["arm"] == FEW_SHOT], twins.assign(arm=TUNED)]),
-    }
-    return pd.DataFrame([_within(case, rows, seed) for case, rows in cases.items()]).set_index("case")
-
-
-def _within(case: str, scores: pd.DataFrame, seed: int) -> dict[str, object]:
-    testable = scores["base"].nunique() > 1 and {FEW_SHOT, TUNED} <= set(scores["arm"])
-    nothing = WithinTask(0, 0, 0, np.nan, np.nan, UNKNOWN, np.nan)
-    found = within_task(scores, FEW_SHOT, TUNED, seed) if testable else nothing
-    low, high = found.interval
-    return {
-        "case": case, "tasks": found.tasks, "bases": found.bases, "r": found.r, "low": low, "high": high, "p": found.p,
-        "without_base_means": found.without_base_means,
-    }  # fmt: skip
-
-
-def exposure_agreement(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Spearman's rho of a task's exposure with its score in context, the mean over bases.
-
-    Args:
-        table: what `task_means` returns.
-        seed: of resampling.
-
-    Returns:
-        For `ALL_TASKS` and `SHOWN_TASKS` rho, low and high (the 95 % interval over tasks, the same ones resampled for all
-        bases), and a column for the rho of each base.
-    """
-    exposure, score = (table.pivot(index="base", columns="task", values=name) for name in ("exposure", FEW_SHOT))
-    everything = draw_tasks(exposure.shape[1], seed, DRAWS)
-    rows = {}
-    for case in (ALL_TASKS, SHOWN_TASKS):
-        own, drawn = {}, []
-        for base in table["base"].unique():
-            x, y = exposure.loc[base].to_numpy(), score.loc[base].to_numpy()
-            kept = (x > 0) | (case == ALL_TASKS)
-            own[base] = float(spearman(x[kept], y[kept]))
-            drawn.append([spearman(x[tasks[kept[tasks]]], y[tasks[kept[tasks]]]) for tasks in everything])
-        low, high = interval(np.mean(drawn, axis=0), exposure.shape[1])
-        rows[case] = {"rho": float(np.mean(list(own.values()))), "low": low, "high": high, **own}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("tasks")
 
 
 def beyond_demonstrations(scores: pd.DataFrame) -> pd.DataFrame:
@@ -243,23 +141,18 @@ def judge(
         row = never.loc[(kind, arm)]
         return {name: row["mean"], f"{name}_low": row["low"], f"{name}_high": row["high"]}
 
-    majority = never.loc[("fact", "majority"), "mean"]
-    r, row = within["r"], within.loc[ALL_TASKS]
-    whole = followed.loc[ALL_TASKS]
-    exceeding, n = int(lifted["exceeds"].sum()), len(lifted)
-    if np.isnan(row["r"]):
-        within_verdict = untestable(folder, CLAIMS["within a task"], "it takes two bases whose scores differ")
-    else:
-        own, shared = row["without_base_means"], {"shown": r[SHOWN_TASKS], "twin": r[TWIN]}
-        measured = {"r": row["r"], "low": row["low"], "high": row["high"], "own": own, **shared}
-        within_verdict = check(folder, CLAIMS["within a task"], **measured)
+    majority = never.loc[("fact", MAJORITY), "mean"]
+    whole, exceeding, n = followed.loc[ALL_TASKS], int(lifted["exceeds"].sum()), len(lifted)
     return [
-        check(folder, CLAIMS["never shown, never reached"], **mean("all", FEW_SHOT, "context"), **mean("all", HELD_OUT, "held_out")),
+        check(
+            folder, CLAIMS["never shown, never reached"],
+            **mean("all", FEW_SHOT, "context"), **mean("all", HELD_OUT, "held_out"),
+        ),
         check(
             folder, CLAIMS["tuning reaches rules, not facts"],
             **mean("rule", TUNED, "rules"), **mean("fact", TUNED, "facts"), majority=majority,
         ),
-        within_verdict,
+        _judge_within(folder, within),
         check(
             folder, CLAIMS["context follows exposure"],
             rho=whole["rho"], low=whole["low"], high=whole["high"], shown=followed.loc[SHOWN_TASKS, "rho"],
@@ -271,11 +164,132 @@ def judge(
     ]  # fmt: skip
 
 
-def _letter(base: str) -> str:
-    """Which third of the tasks a base never saw."""
-    return base.removeprefix("world-")[0]
+def _judge_within(folder: Path | None, within: pd.DataFrame) -> Verdict:
+    row, r, claim = within.loc[ALL_TASKS], within["r"], CLAIMS["within a task"]
+    if np.isnan(row["r"]):
+        return untestable(folder, claim, "it takes two bases whose scores differ within a task")
+    own = {"r": row["r"], "low": row["low"], "high": row["high"], "own": row["without_base_means"]}
+    return check(folder, claim, **own, shown=r[SHOWN_TASKS], twin=r[TWIN])
 
 
-def _twin(base: str) -> str:
-    """The base of the same exposure and the other seed."""
-    return base[:-1] + {"0": "1", "1": "0"}[base[-1]]
+def centred(table: pd.DataFrame) -> pd.DataFrame:
+    """In-context and tuned scores less the task's mean over bases, as `within_task` compares them.
+
+    Args:
+        table: what `task_means` returns.
+
+    Returns:
+        Columns base, task, kind, pretraining, in_context, tuned.
+    """
+    means = table.groupby("task")[[FEW_SHOT, TUNED]].transform("mean")
+    centred = (table[[FEW_SHOT, TUNED]] - means).set_axis(["in_context", "tuned"], axis=1)
+    return table[["base", "task", "kind", "pretraining"]].join(centred)
+
+
+def plot_reached(axes: Sequence[Axes], table: pd.DataFrame, groups: pd.DataFrame) -> None:
+    """Draw how well tasks are done in each arm: first what pretraining showed, then what it never showed.
+
+    A dot is a task in a base. Diamonds are means with their intervals; a dotted line is what the most frequent answer scores.
+
+    Args:
+        axes: two places.
+        table: what `task_means` returns.
+        groups: what `group_means` returns.
+    """
+    for place, (pretraining, title) in zip(axes, PANELS.items(), strict=True):
+        for kind, (name, colour, _) in KINDS.items():
+            rows, means = (part[(part["pretraining"] == pretraining) & (part["kind"] == kind)] for part in (table, groups))
+            _plot_arms(place, rows, means.set_index("arm"), kind)
+            place.plot([], [], "D", color=colour, label=name)
+        place.plot([], [], ":", color="black", label="most frequent answer")
+        place.set_xticks(range(len(ARMS)), list(ARMS.values()))
+        place.set(ylim=(0, 1), xlim=(-0.5, len(ARMS) - 0.3), ylabel="share right", title=title)
+    axes[-1].legend(frameon=False, loc="upper left")
+
+
+def _plot_arms(axes: Axes, rows: pd.DataFrame, means: pd.DataFrame, kind: str) -> None:
+    _, colour, shift = KINDS[kind]
+    generator = np.random.default_rng(0)
+    for position, (arm, row) in enumerate(means.loc[list(ARMS)].iterrows()):
+        middle = position + shift
+        places = middle + generator.uniform(-0.12, 0.12, len(rows))
+        axes.scatter(places, rows[arm], s=10, color=colour, alpha=0.3, linewidth=0, clip_on=False)
+        axes.vlines(middle, row["low"], row["high"], color=colour, linewidth=2)
+        axes.plot(middle, row["mean"], "D", color=colour, markeredgecolor="white", markersize=8, clip_on=False, zorder=3)
+        label = f"{row['mean']:.2f}"
+        axes.annotate(label, (middle, row["mean"]), xytext=(7, 4), textcoords="offset points", fontsize="small", weight="bold")
+        axes.hlines(means.loc[MAJORITY, "mean"], middle - 0.17, middle + 0.17, color="black", linestyle=":", linewidth=1)
+
+
+def plot_exposure(axes: Axes, table: pd.DataFrame, followed: pd.DataFrame) -> None:
+    """Draw how often pretraining showed a task (horizontal, logarithmic) against how well it is done in context.
+
+    A dot is a task in a base; the line joins the means of five groups of exposure and of the tasks never shown.
+
+    Args:
+        axes: where to draw.
+        table: what `task_means` returns.
+        followed: what `exposure_agreement` returns.
+    """
+    exposure = table["exposure"].where(table["exposure"] > 0, NEVER_AT)
+    jitter = np.where(table["exposure"] > 0, 1.0, np.exp(np.random.default_rng(0).uniform(-0.25, 0.25, len(table))))
+    for kind, (name, colour, _) in KINDS.items():
+        own = table["kind"] == kind
+        axes.scatter(
+            (exposure * jitter)[own],
+            table[FEW_SHOT][own],
+            s=18,
+            color=colour,
+            alpha=0.5,
+            linewidth=0,
+            label=name,
+            clip_on=False,
+        )
+    octave = np.ceil(np.log2(exposure)).clip(-5)
+    groups = table.assign(x=np.log(exposure)).groupby(np.where(table["exposure"] > 0, octave, -9))[["x", FEW_SHOT]].mean()
+    axes.plot(np.exp(groups["x"]), groups[FEW_SHOT], "o-", color="black", label="mean")
+    ticks = [1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1]
+    rho, low, high = followed.loc[ALL_TASKS, ["rho", "low", "high"]]
+    axes.set_xscale("log")
+    axes.set_xticks([NEVER_AT, *ticks], ["never", *(f"1/{round(1 / tick)}" for tick in ticks[:-1]), "1"])
+    axes.minorticks_off()
+    axes.set(
+        xlabel="how often pretraining showed the task (in relation to the others)", ylabel="share right with demonstrations",
+        ylim=(0, 1), title=f"In context: what was shown often (Spearman {rho:.2f}, {low:.2f} to {high:.2f})",
+    )  # fmt: skip
+    axes.legend(frameon=False, loc="upper left")
+
+
+def plot_within(axes: Axes, differences: pd.DataFrame, within: pd.DataFrame) -> None:
+    """Draw, for each task and base, how much better than the other bases it is in context (horizontal) and after tuning.
+
+    Args:
+        axes: where to draw.
+        differences: what `centred` returns.
+        within: what `within_tasks` returns.
+    """
+    for (pretraining, colour), label in zip(COLOURS.items(), ("the base saw the task", "it never did"), strict=True):
+        rows = differences[differences["pretraining"] == pretraining]
+        axes.scatter(rows["in_context"], rows["tuned"], s=22, color=colour, alpha=0.6, linewidth=0, label=label)
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.axvline(0, color="black", linewidth=0.8)
+    row = within.loc[ALL_TASKS]
+    axes.set(
+        xlabel="with demonstrations: above the task's mean over bases", ylabel="tuned on the task: above the mean over bases",
+        title=f"Better in context, better after tuning (r {row['r']:.2f}, {row['low']:.2f} to {row['high']:.2f})",
+    )  # fmt: skip
+    axes.legend(frameon=False, loc="upper left")
+
+
+def plot_comparisons(axes: Axes, within: pd.DataFrame) -> None:
+    """Draw the r of each comparison of `within_tasks`, with its interval."""
+    for position, (case, row) in enumerate(within.iloc[::-1].iterrows()):
+        colour = GREY if case == BASES_AGREE else BLUE
+        axes.hlines(position, row["low"], row["high"], color=colour, linewidth=2)
+        axes.plot(row["r"], position, "o", color=colour)
+        axes.annotate(
+            f"{row['r']:.2f}", (row["r"], position), xytext=(0, 6), textcoords="offset points", ha="center", fontsize="small"
+        )
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(within)), [f"{case} ({row.tasks} x {row.bases})" for case, row in within.iloc[::-1].iterrows()])
+    axes.set(xlim=(-0.4, 1), xlabel="r within a task", title="What it comes from")
