@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,15 @@ from matplotlib.axes import Axes
 
 from bigramlib.findings.claims import INHERENT_LIMITS, Claim, Verdict, check, untestable
 from bigramlib.findings.style import BLUE, GREY, ORANGE
-from bigramlib.instruction.boundary import beyond
-from bigramlib.instruction.exposure import ALL_TASKS, BASES_AGREE, MAJORITY, NEVER, SHOWN, SHOWN_TASKS, TWIN, task_means
+from bigramlib.instruction.exposure import (
+    ALL_TASKS,
+    BASES_AGREE,
+    MAJORITY,
+    NEVER,
+    SHOWN,
+    SHOWN_TASKS,
+    TWIN,
+)
 from bigramlib.instruction.pairs import FEW_SHOT, HELD_OUT, TUNED, ZERO_SHOT, Items, base_scores, tuned_halves, tuned_scores
 from bigramlib.instruction.tuning import TuneConfig
 from bigramlib.models.loading import WORLD_BASES, load_model
@@ -85,17 +93,14 @@ def check_bases(names: Iterable[str]) -> None:
             raise ValueError(f"{name!r} is no base of the small world; choose from {', '.join(WORLD_BASES)}.")
 
 
-def measure(
-    models: Sequence[str], items: int, seed: int = 0, device: str = "cpu", tuning: TuneConfig | None = None
-) -> pd.DataFrame:
-    """Exact match of bases in context, and of the models tuned from each on either half of the tasks.
+def in_context(models: Sequence[str], items: int, seed: int = 0, device: str = "cpu") -> pd.DataFrame:
+    """Exact match of bases that are given an instruction, demonstrations, or demonstrations of another task.
 
     Args:
         models: names of bases of the small world.
         items: tested inputs of each task.
-        seed: of what is drawn for tests and for tuning.
+        seed: of what is drawn for tests.
         device: where the models are.
-        tuning: how to tune; by default what suits the model.
 
     Returns:
         A table of scores (see `instruction.scores`) with the columns base, task, kind, cluster, arm, input, correct.
@@ -104,23 +109,31 @@ def measure(
         ValueError: a model is no base of the small world.
     """
     check_bases(models)
-    found = []
-    for name in models:
-        base = load_model(name, device)
-        asked = Items.suited(base, count=items, seed=seed)
-        pair = tuned_halves(base, asked, tuning or TuneConfig.suited(base, seed))
-        found.append(pd.concat([base_scores(base, asked), tuned_scores(pair, asked)]).assign(base=name))
+    bases = [load_model(name, device) for name in models]
+    found = [base_scores(base, Items.suited(base, count=items, seed=seed)).assign(base=base.name) for base in bases]
     return pd.concat(found, ignore_index=True)
 
 
-def beyond_demonstrations(scores: pd.DataFrame) -> pd.DataFrame:
-    """Where tuning on other tasks beats demonstrations: the rows of `Beyond.tasks`, with columns base, kind and pretraining.
+def after_tuning(
+    models: Sequence[str], items: int, seed: int = 0, device: str = "cpu", steps: int | None = None
+) -> pd.DataFrame:
+    """As `in_context`, of the models tuned from each base on either half of the tasks, given an instruction.
 
-    In it, x is the score with demonstrations and y that of the model tuned on other tasks.
+    Args:
+        models: names of bases of the small world.
+        items: tested inputs of each task.
+        seed: of what is drawn for tests and for tuning.
+        device: where the models are.
+        steps: of tuning; by default as many as suit the model.
     """
-    found = {base: beyond(rows, HELD_OUT, FEW_SHOT).tasks for base, rows in scores.groupby("base", sort=False)}
-    table = pd.concat(found, names=["base", "task"]).reset_index()
-    return table.merge(task_means(scores)[["base", "task", "kind", "pretraining"]], on=["base", "task"])
+    check_bases(models)
+    found = []
+    for name in models:
+        base = load_model(name, device)
+        asked, tuning = Items.suited(base, count=items, seed=seed), TuneConfig.suited(base, seed)
+        pair = tuned_halves(base, asked, replace(tuning, steps=steps or tuning.steps))
+        found.append(tuned_scores(pair, asked).assign(base=name))
+    return pd.concat(found, ignore_index=True)
 
 
 def judge(
@@ -170,20 +183,6 @@ def _judge_within(folder: Path | None, within: pd.DataFrame) -> Verdict:
         return untestable(folder, claim, "it takes two bases whose scores differ within a task")
     own = {"r": row["r"], "low": row["low"], "high": row["high"], "own": row["without_base_means"]}
     return check(folder, claim, **own, shown=r[SHOWN_TASKS], twin=r[TWIN])
-
-
-def centred(table: pd.DataFrame) -> pd.DataFrame:
-    """In-context and tuned scores less the task's mean over bases, as `within_task` compares them.
-
-    Args:
-        table: what `task_means` returns.
-
-    Returns:
-        Columns base, task, kind, pretraining, in_context, tuned.
-    """
-    means = table.groupby("task")[[FEW_SHOT, TUNED]].transform("mean")
-    centred = (table[[FEW_SHOT, TUNED]] - means).set_axis(["in_context", "tuned"], axis=1)
-    return table[["base", "task", "kind", "pretraining"]].join(centred)
 
 
 def plot_reached(axes: Sequence[Axes], table: pd.DataFrame, groups: pd.DataFrame) -> None:
@@ -255,7 +254,7 @@ def plot_exposure(axes: Axes, table: pd.DataFrame, followed: pd.DataFrame) -> No
     axes.minorticks_off()
     axes.set(
         xlabel="how often pretraining showed the task (in relation to the others)", ylabel="share right with demonstrations",
-        ylim=(0, 1), title=f"In context: what was shown often (Spearman {rho:.2f}, {low:.2f} to {high:.2f})",
+        ylim=(0, 1), title=f"Shown more often, better in context (Spearman {rho:.2f}, {low:.2f} to {high:.2f})",
     )  # fmt: skip
     axes.legend(frameon=False, loc="upper left")
 
@@ -291,5 +290,5 @@ def plot_comparisons(axes: Axes, within: pd.DataFrame) -> None:
             f"{row['r']:.2f}", (row["r"], position), xytext=(0, 6), textcoords="offset points", ha="center", fontsize="small"
         )
     axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_yticks(range(len(within)), [f"{case} ({row.tasks} x {row.bases})" for case, row in within.iloc[::-1].iterrows()])
-    axes.set(xlim=(-0.4, 1), xlabel="r within a task", title="What it comes from")
+    axes.set_yticks(range(len(within)), list(within.index[::-1]))
+    axes.set(xlim=(-0.4, 1), xlabel="r within a task", title="The same r under controls")

@@ -9,15 +9,16 @@ import numpy as np
 import pandas as pd
 
 from bigramlib.instruction.agreement import WithinTask, within_task
-from bigramlib.instruction.pairs import FEW_SHOT, TUNED, facts
+from bigramlib.instruction.boundary import beyond
+from bigramlib.instruction.pairs import FEW_SHOT, HELD_OUT, TUNED, facts
 from bigramlib.instruction.resampling import UNKNOWN, draw_tasks, interval, spearman
 from bigramlib.instruction.scores import by_task
 from bigramlib.instruction.world import BASES, exposures, world_tasks
 
 SHOWN, NEVER = "shown in pretraining", "never shown in pretraining"
 ALL_TASKS, SHOWN_TASKS = "all tasks", "tasks that pretraining showed"
-TWIN, SEEDS = "in context: the other seed's base", "one exposure, two seeds"
-BASES_AGREE = "in context, one seed's base with the other's"
+TWIN, SEEDS = "in-context scores of the other seed's base", "between two seeds of one exposure"
+BASES_AGREE = "yardstick: in context, a base and the other seed's"
 MAJORITY = "majority"
 DRAWS = 2000
 
@@ -109,6 +110,20 @@ def _within(case: str, scores: pd.DataFrame, seed: int) -> dict[str, object]:
     }  # fmt: skip
 
 
+def centred(table: pd.DataFrame) -> pd.DataFrame:
+    """In-context and tuned scores less the task's mean over bases, as `within_task` compares them.
+
+    Args:
+        table: what `task_means` returns.
+
+    Returns:
+        Columns base, task, kind, pretraining, in_context, tuned.
+    """
+    means = table.groupby("task")[[FEW_SHOT, TUNED]].transform("mean")
+    centred = (table[[FEW_SHOT, TUNED]] - means).set_axis(["in_context", "tuned"], axis=1)
+    return table[["base", "task", "kind", "pretraining"]].join(centred)
+
+
 def exposure_agreement(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Spearman's rho of a task's exposure with its score in context, the mean over bases.
 
@@ -142,6 +157,33 @@ def _resampled_rho(x: np.ndarray, y: np.ndarray, kept: np.ndarray, drawn: np.nda
         tasks = alike[kept[alike]].reshape(len(alike), size)
         found[sizes == size] = spearman(x[tasks], y[tasks])
     return found
+
+
+def lengths_of_tuning(scores: pd.DataFrame, longer: pd.DataFrame) -> pd.DataFrame:
+    """Mean scores after tuning as usual and after longer tuning, over the bases that had both.
+
+    Args:
+        scores: a table of scores of bases of the small world; only the arms of tuned models matter.
+        longer: one of models that were tuned for more steps.
+
+    Returns:
+        Columns "as usual" and "longer", by pretraining, kind and arm.
+    """
+    usual = scores[scores["base"].isin(longer["base"].unique()) & scores["arm"].isin([TUNED, HELD_OUT])]
+    tables = {"as usual": usual, "longer": longer}
+    keys = ["pretraining", "kind", "arm"]
+    means = {length: group_means(task_means(table)).set_index(keys)["mean"] for length, table in tables.items()}
+    return pd.DataFrame(means).drop(index="all", level="kind")
+
+
+def beyond_demonstrations(scores: pd.DataFrame) -> pd.DataFrame:
+    """Where tuning on other tasks beats demonstrations: the rows of `Beyond.tasks`, with columns base, kind and pretraining.
+
+    In it, x is the score with demonstrations and y that of the model tuned on other tasks.
+    """
+    found = {base: beyond(rows, HELD_OUT, FEW_SHOT).tasks for base, rows in scores.groupby("base", sort=False)}
+    table = pd.concat(found, names=["base", "task"]).reset_index()
+    return table.merge(task_means(scores)[["base", "task", "kind", "pretraining"]], on=["base", "task"])
 
 
 def _letter(base: str) -> str:
