@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,15 +12,7 @@ from matplotlib.axes import Axes
 
 from bigramlib.findings.claims import INHERENT_LIMITS, Claim, Verdict, check, untestable
 from bigramlib.findings.style import BLUE, GREY, ORANGE
-from bigramlib.instruction.exposure import (
-    ALL_TASKS,
-    BASES_AGREE,
-    MAJORITY,
-    NEVER,
-    SHOWN,
-    SHOWN_TASKS,
-    TWIN,
-)
+from bigramlib.instruction.exposure import ALL_TASKS, BASES_AGREE, MAJORITY, NEVER, SHOWN, SHOWN_TASKS, TWIN
 from bigramlib.instruction.pairs import FEW_SHOT, HELD_OUT, TUNED, ZERO_SHOT, Items, base_scores, tuned_halves, tuned_scores
 from bigramlib.instruction.tuning import TuneConfig
 from bigramlib.models.loading import WORLD_BASES, load_model
@@ -82,12 +74,14 @@ CLAIMS = {
 }
 
 
-def check_bases(names: Iterable[str]) -> None:
+def check_bases(names: Sequence[str]) -> None:
     """Refuse models whose pretraining is not known.
 
     Raises:
-        ValueError: one of them is no base of the small world.
+        ValueError: one of them is no base of the small world, or there are none.
     """
+    if not names:
+        raise ValueError(f"There are no models to compare; give some of {', '.join(WORLD_BASES)}.")
     for name in names:
         if name not in WORLD_BASES:
             raise ValueError(f"{name!r} is no base of the small world; choose from {', '.join(WORLD_BASES)}.")

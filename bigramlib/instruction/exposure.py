@@ -5,6 +5,8 @@ Bases whose names share a letter saw the same tasks equally often; the digit is 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
 
@@ -23,24 +25,30 @@ MAJORITY = "majority"
 DRAWS = 2000
 
 
+def seen_tasks(bases: Iterable[str]) -> pd.DataFrame:
+    """What bases of the small world have seen.
+
+    Args:
+        bases: their names.
+
+    Returns:
+        A row for each base and task: base, task, kind, majority (what the most frequent answer would score), exposure (0 for a
+        task that pretraining never showed), pretraining (`SHOWN` or `NEVER`).
+    """
+    known = facts(world_tasks())[["kind", MAJORITY]].rename_axis("task").reset_index()
+    table = pd.concat([known.assign(base=base, exposure=known["task"].map(exposures(_letter(base)))) for base in bases])
+    table["pretraining"] = np.where(table["exposure"] > 0, SHOWN, NEVER)
+    return table[["base", "task", "kind", MAJORITY, "exposure", "pretraining"]].reset_index(drop=True)
+
+
 def task_means(scores: pd.DataFrame) -> pd.DataFrame:
     """The mean score of each task in each arm, for each base, with what the base has seen of it.
 
     Returns:
-        Columns base, task, kind, majority (what the most frequent answer would score), exposure (0 for a task that pretraining
-        never showed), pretraining (`SHOWN` or `NEVER`), and one for each arm.
+        What `seen_tasks` returns, with a column for each arm.
     """
-    known = facts(world_tasks())
-    parts = []
-    for base, rows in scores.groupby("base", sort=False):
-        means = by_task(rows).reset_index()
-        exposure = means["task"].map(exposures(_letter(str(base))))
-        more = {name: means["task"].map(known[name]) for name in ("kind", MAJORITY)}
-        parts.append(means.assign(base=base, exposure=exposure, **more))
-    table = pd.concat(parts, ignore_index=True)
-    table["pretraining"] = np.where(table["exposure"] > 0, SHOWN, NEVER)
-    first = ["base", "task", "kind", MAJORITY, "exposure", "pretraining"]
-    return table[first + [name for name in table if name not in first]]
+    parts = [by_task(rows).reset_index().assign(base=base) for base, rows in scores.groupby("base", sort=False)]
+    return seen_tasks(scores["base"].unique()).merge(pd.concat(parts), on=["base", "task"])
 
 
 def group_means(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
