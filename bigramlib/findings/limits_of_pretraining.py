@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from bigramlib.findings.claims import INHERENT_LIMITS, Claim, Verdict, check, untestable
-from bigramlib.findings.style import BLUE, GREY, ORANGE
+from bigramlib.findings.style import BLUE, GREY, ORANGE, RED
 from bigramlib.instruction.exposure import ALL_TASKS, BASES_AGREE, MAJORITY, NEVER, SHOWN, SHOWN_TASKS, TWIN
 from bigramlib.instruction.pairs import FEW_SHOT, HELD_OUT, TUNED, ZERO_SHOT, Items, base_scores, tuned_halves, tuned_scores
 from bigramlib.instruction.tuning import TuneConfig
@@ -26,7 +26,7 @@ ARMS = {
 }
 KINDS = {"rule": ("rules", BLUE, -0.2), "fact": ("facts", ORANGE, 0.2)}
 """How tasks of each kind are drawn: what they are called, their colour, and how far they lie beside an arm's place."""
-COLOURS = {SHOWN: BLUE, NEVER: ORANGE}
+COLOURS = {SHOWN: BLUE, NEVER: RED}
 PANELS = {SHOWN: "What pretraining showed", NEVER: "What pretraining never showed"}
 NEVER_AT = 1 / 100
 """Where tasks that were never shown stand on the logarithmic axis of exposure."""
