@@ -18,6 +18,10 @@ from bigramlib.disk import written_whole
 from bigramlib.store import locked
 
 COLUMNS = ["claim", "paper", "ours", "holds"]
+BIGRAM_SUBNETWORKS = "Chang & Bergen 2025"
+INHERENT_LIMITS = "Bigoulaeva et al. 2025"
+BOTH = "both"
+"""The two papers, and the question that joins them."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Claim:
         holds: a function of the measured values, given by name, that says whether the claim holds.
         judged_by_interval: whether `holds` needs the interval from low to high. If that interval is unknown, the claim cannot
             be tested.
+        source: the paper that it belongs to: `BIGRAM_SUBNETWORKS`, `INHERENT_LIMITS` or `BOTH`.
     """
 
     text: str
@@ -38,6 +43,7 @@ class Claim:
     ours: str
     holds: Callable[..., bool]
     judged_by_interval: bool = False
+    source: str = BIGRAM_SUBNETWORKS
 
 
 @dataclass(frozen=True)

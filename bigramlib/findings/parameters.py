@@ -48,6 +48,11 @@ def _text(name: str, value: object) -> str:
     return str(value)
 
 
+def _optional(name: str, value: object) -> str:
+    """A rule for a name or text that may be left empty."""
+    return "" if value in (None, "") else _text(name, value)
+
+
 def _source(name: str, value: object) -> str:
     source = _text(name, value)
     check_source(source)
@@ -116,6 +121,11 @@ _penalty, _count, _seed = _number(0), _number(1, whole=True), _number(0, whole=T
 PARAMETERS: dict[str, Rule] = {
     "model": _text,
     "models": _list(_text, empty=True),
+    "instruct": _optional,
+    "partner": _text,
+    "tasks": _optional,
+    "items": _number(2, whole=True),
+    "shots": _number(1, whole=True),
     "corpus": _source,
     "text_column": _text,
     "device": _device,
