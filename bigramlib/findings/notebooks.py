@@ -22,6 +22,9 @@ EXECUTED = Path(".executed")
 OWN_STORE = EXECUTED / "store"
 MASKS = Path("tests/subnetworks.zip")
 CORPORA = ("sotu", "self")
+MODEL = "mini"
+OWN_MODELS = {"11": "world-a0", "13": "world-a0"}
+"""What notebooks are executed on where no model is given: `MODEL`, but those that ask for tasks and not for text."""
 SURVEY = "10"
 """The notebook that shows whatever models the user's store holds."""
 HEADLESS = {
@@ -37,38 +40,43 @@ class NotebookError(Exception):
     """The execution of a notebook failed before its last cell."""
 
 
-def reproduce(model: str, corpus: str, text_column: str, device: str, numbers: list[str]) -> str:
+def reproduce(model: str | None, corpus: str, text_column: str, device: str, numbers: list[str]) -> list[str]:
     """Execute notebooks on a model; figures go to figures/<model>/, executed notebooks to .executed/<model>/.
 
     All functions of this file must be called in the root of a source checkout. Parameters that a model needs instead of the
     notebooks' defaults are read from notebooks/settings/MODEL/NN.yaml.
 
     Args:
-        model: a name for `load_model`; relative paths start from the working directory.
+        model: a name for `load_model`; relative paths start from the working directory. None stands for each notebook's own.
         corpus: a source for `load_corpus`; relative paths start from the working directory.
         text_column: the column or key of the corpus that holds the text.
         device: a device of PyTorch, such as "cuda".
         numbers: the first two digits of the name of each notebook, in the order of execution.
 
     Returns:
-        The model name that was given to the notebooks; a path is absolute.
+        The model names that were given to the notebooks; a path is absolute.
 
     Raises:
         ValueError: a value cannot be used; no notebook was executed.
         NotebookError: a notebook failed; the notebooks after it were not executed.
     """
-    typed, model, corpus = model, located(model, {*EMBEDDED, *PACKAGED}), located(corpus, CORPORA)
-    check_values(model, corpus, device, numbers, text_column)
-    own = {number: settings(Path(f"{NOTEBOOKS}/settings/{typed}/{number}.yaml")) for number in numbers}
+    corpus = located(corpus, CORPORA)
+    typed = {number: OWN_MODELS.get(number, MODEL) if model is None else model for number in numbers}
+    models = {number: located(name, {*EMBEDDED, *PACKAGED}) for number, name in typed.items()}
+    for name in dict.fromkeys(models.values() or [MODEL]):
+        check_values(name, corpus, device, numbers, text_column)
+    own = {number: settings(Path(f"{NOTEBOOKS}/settings/{typed[number]}/{number}.yaml")) for number in numbers}
     store = store_root()
     if Path(".store/reproduce").is_dir():
         say(f"make: masks of an earlier version: cp -Rn .store/reproduce/. {shlex.quote(str(store))} keeps them")
-    given = {"model": model, "corpus": corpus, "text_column": text_column, "device": device}
     for number in numbers:
-        say(f"== notebook {number} on {typed}")
-        output = Path(f"{figure_folder(model, EXECUTED)}/{number}.ipynb")
-        execute(numbered(number), output, store, own[number] | given | {"figures": str(Path("figures").absolute())})
-    return model
+        say(f"== notebook {number} on {typed[number]}")
+        given = {"model": models[number], "device": device, "figures": str(Path("figures").absolute())}
+        if number not in OWN_MODELS:
+            given |= {"corpus": corpus, "text_column": text_column}
+        output = Path(f"{figure_folder(models[number], EXECUTED)}/{number}.ipynb")
+        execute(numbered(number), output, store, own[number] | given)
+    return list(dict.fromkeys(models.values()))
 
 
 def settings(file: Path) -> dict[str, object]:

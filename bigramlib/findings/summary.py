@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from bigramlib.findings import (
     overlap,
     pretrain_mini,
     through_pretraining,
+    tuned_and_base,
     where_they_live,
 )
 from bigramlib.findings.claims import COLUMNS, Claim, Verdict, check, recorded, untestable
@@ -39,7 +40,7 @@ CLAIMS = {
     ),
 }
 
-ALL_CLAIMS: dict[str, Claim] = {
+FIRST_PAPER: dict[str, Claim] = {
     key: claim
     for notebook in (
         pretrain_mini, bigram_target, find_subnetworks, where_they_live, necessary, overlap, first_layer_turn,
@@ -47,18 +48,27 @@ ALL_CLAIMS: dict[str, Claim] = {
     )
     for key, claim in notebook.CLAIMS.items()
 } | CLAIMS  # fmt: skip
+"""The claims of notebooks 00 to 09, in order."""
+ALL_CLAIMS: dict[str, Claim] = FIRST_PAPER | {
+    key: claim for notebook in (tuned_and_base,) for key, claim in notebook.CLAIMS.items()
+}
 """The claims of all notebooks, in order."""
 
 
-def claims_table(folder: Path | None) -> pd.DataFrame:
-    """All claims in order, with what is recorded about them in a folder's claims.csv.
+def claims_table(folder: Path | None, claims: Iterable[Claim] = ALL_CLAIMS.values()) -> pd.DataFrame:
+    """Claims in order, with what is recorded about them in a folder's claims.csv.
+
+    Args:
+        folder: the folder.
+        claims: which claims; those of both papers by default.
 
     Returns:
-        Columns claim, paper, ours, holds ("yes", "no", "not testable" or "not measured").
+        Columns claim, paper, ours, holds ("yes", "no", "not testable" or "not measured"), and source: whose claim it is.
     """
     rows = recorded(folder)
-    missing = {claim.text: (claim.text, claim.paper, "", "not measured") for claim in ALL_CLAIMS.values()}
-    return pd.DataFrame((missing | rows)[claim.text] for claim in ALL_CLAIMS.values()).set_axis(COLUMNS, axis=1)
+    missing = {claim.text: (claim.text, claim.paper, "", "not measured") for claim in claims}
+    table = pd.DataFrame((missing | rows)[claim.text] for claim in claims).set_axis(COLUMNS, axis=1)
+    return table.assign(source=[claim.source for claim in claims])
 
 
 def judge(folder: Path | None, study: Study, points: pd.DataFrame) -> list[Verdict]:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from bigramlib.instruction.answers import LONGEST_ANSWER, Precision, exact_matches, generated, is_right
-from bigramlib.instruction.prompts import TEXT, WORLD, Prompt, PromptFormat
+from bigramlib.instruction.prompts import TEXT, WORLD, Prompt, PromptFormat, chat
 from bigramlib.instruction.sources import load_tasks
 from bigramlib.instruction.tasks import Pair, Task, halves
 from bigramlib.instruction.tuning import instruction_tune
@@ -31,6 +31,8 @@ TUNED = "tuned on the task"
 HELD_OUT = "tuned on other tasks"
 WRITES_EXAMPLES = "tuned to write examples first"
 GIVEN_EXAMPLES = "base, the examples that the tuned model wrote"
+RELEASED = "tuned model as released"
+READ_FEW_SHOT = "base, demonstrations, read like the released model"
 SHOTS, ITEMS = 4, 60
 
 
@@ -95,13 +97,14 @@ class Items:
         drawn = [others[index].shots(self.shots, generator) for index in generator.integers(len(others), size=self.count)]
         return [self.prompt_format.few_shot(shots, pair) for shots, pair in zip(drawn, self.of(task), strict=True)]
 
+    def instructions(self, task: Task) -> list[str]:
+        """An instruction, drawn for each input."""
+        return [task.instructions[index] for index in self._generator(task).integers(len(task.instructions), size=self.count)]
+
     def instruction(self, task: Task) -> list[Prompt]:
-        """An instruction, drawn for each input, then the input."""
-        chosen = self._generator(task).integers(len(task.instructions), size=self.count)
-        return [
-            self.prompt_format.instruction(task.instructions[index], pair)
-            for index, pair in zip(chosen, self.of(task), strict=True)
-        ]
+        """An instruction, then the input."""
+        drawn = zip(self.instructions(task), self.of(task), strict=True)
+        return [self.prompt_format.instruction(instruction, pair) for instruction, pair in drawn]
 
     def _generator(self, task: Task) -> np.random.Generator:
         return np.random.default_rng([self.seed, int(task.hash[:8], 16)])
@@ -198,3 +201,39 @@ def facts(tasks: Iterable[Task]) -> pd.DataFrame:
 def _table(arm: str, items: Items, tasks: Sequence[Task], correct: np.ndarray) -> pd.DataFrame:
     rows = [(task.name, task.kind, task.cluster, arm, given) for task in tasks for given, _ in items.of(task)]
     return pd.DataFrame(rows, columns=["task", "kind", "cluster", "arm", "input"]).assign(correct=correct)
+
+
+def released_scores(base: LanguageModel, instruct: LanguageModel, items: Items, tokens: int = LONGEST_ANSWER) -> pd.DataFrame:
+    """A released model that was tuned from the base, and the base with demonstrations, both read in the same lenient way.
+
+    Such models answer in sentences, so exact match says little of them. Both models write, and a text is right if its first
+    line holds the answer (`is_right`). Reading the base alone leniently, or alone strictly, would make or hide a difference.
+
+    Args:
+        base: the base model.
+        instruct: the released model; it is asked in its chat template.
+        items: what is asked.
+        tokens: how long an answer may be.
+
+    Returns:
+        Columns as in `scores`; arms `RELEASED` and `READ_FEW_SHOT`.
+
+    Raises:
+        ValueError: the two have different vocabularies, or the released model has no chat template.
+    """
+    ids, others = base.tokenizer.get_vocab(), instruct.tokenizer.get_vocab()
+    if differing := next((token for token, number in ids.items() if others.get(token) != number), None):
+        raise ValueError(
+            f"{base.name!r} and {instruct.name!r} have different vocabularies (the token {differing!r}), so one was not tuned "
+            "from the other; give a base and a model tuned from it."
+        )
+    pairs = [pair for task in items.tasks for pair in items.of(task)]
+    instructions = [instruction for task in items.tasks for instruction in items.instructions(task)]
+    asked = [chat(instruct.tokenizer, instruction, pair) for instruction, pair in zip(instructions, pairs, strict=True)]
+    shown = [prompt for task in items.tasks for prompt in items.few_shot(task)]
+    found = []
+    for arm, model, prompts, ends in ((RELEASED, instruct, asked, ()), (READ_FEW_SHOT, base, shown, items.prompt_format.ends)):
+        texts = generated(model, prompts, ends, tokens)
+        right = [is_right(text, answer, lenient=True) for text, (_, answer) in zip(texts, pairs, strict=True)]
+        found.append(_table(arm, items, items.tasks, np.array(right)))
+    return pd.concat(found, ignore_index=True)

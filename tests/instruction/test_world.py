@@ -58,7 +58,7 @@ def test_the_answers_of_rules_follow_from_their_inputs():
     assert all(answer == given for given, answer in pairs["copy"].items())
     assert all(int(answer) == max(map(int, given.split())) for given, answer in pairs["larger"].items())
     assert all(int(answer) == int(given) + 1 for given, answer in pairs["next"].items())
-    assert {answer for answer in pairs["same"].values()} == {"yes", "no"}
+    assert set(pairs["same"].values()) == {"yes", "no"}
 
 
 def test_every_base_lacks_another_third_of_the_tasks():

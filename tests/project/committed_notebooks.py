@@ -39,6 +39,7 @@ def test_notebook_02_trains_its_masks_live_and_the_others_load_those_of_make_not
     compare_outputs(anew / "notebooks", "--ignore", anew / "notebooks" / LIVE)
 
 
-def test_figures_made_anew_have_the_numbers_of_the_committed_ones(anew):
-    found = folder_differences(ROOT / "figures" / "mini", anew / "made" / "mini")
+@pytest.mark.parametrize("model", ["mini", "world-a0"])
+def test_figures_made_anew_have_the_numbers_of_the_committed_ones(anew, model):
+    found = folder_differences(ROOT / "figures" / model, anew / "made" / model)
     assert not found, "\n".join(found)
