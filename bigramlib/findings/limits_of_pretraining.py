@@ -1,4 +1,4 @@
-"""Notebook 12: what bases of the small world, whose pretraining is known, reach in context and by tuning."""
+"""Notebook 13: what bases of the small world, whose pretraining is known, reach in context and by tuning."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def after_tuning(
 def judge(
     folder: Path | None, groups: pd.DataFrame, within: pd.DataFrame, followed: pd.DataFrame, lifted: pd.DataFrame
 ) -> list[Verdict]:
-    """The claims of notebook 12.
+    """The claims of notebook 13.
 
     Args:
         folder: where the claims are recorded; None records them nowhere.

@@ -19,6 +19,7 @@ from bigramlib.findings import (
     bigram_target,
     find_subnetworks,
     first_layer_turn,
+    limits_of_pretraining,
     necessary,
     overlap,
     pretrain_mini,
@@ -50,7 +51,7 @@ FIRST_PAPER: dict[str, Claim] = {
 } | CLAIMS  # fmt: skip
 """The claims of notebooks 00 to 09, in order."""
 ALL_CLAIMS: dict[str, Claim] = FIRST_PAPER | {
-    key: claim for notebook in (tuned_and_base,) for key, claim in notebook.CLAIMS.items()
+    key: claim for notebook in (tuned_and_base, limits_of_pretraining) for key, claim in notebook.CLAIMS.items()
 }
 """The claims of all notebooks, in order."""
 

@@ -1,4 +1,4 @@
-"""Notebook 12: bases whose pretraining is known are measured in context and after tuning, judged, and drawn."""
+"""Notebook 13: bases whose pretraining is known are measured in context and after tuning, judged, and drawn."""
 
 import numpy as np
 import pandas as pd
