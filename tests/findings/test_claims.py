@@ -117,4 +117,7 @@ def test_claims_are_printed_with_what_holds(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     check(figure_folder("mini", "figures"), ALL_CLAIMS["exists"], r=0.96, density=0.04, **BETWEEN)
     assert "Claims checked on mini (1 of 1 hold)" in format_claims("mini")
-    assert "paper: r > 0.95 with about 10M weights; ours: r 0.960 (0.955 to 0.965) with 4.00% kept" in format_claims("mini")
+    assert (
+        "Chang & Bergen 2025: r > 0.95 with about 10M weights; ours: r 0.960 (0.955 to 0.965) with 4.00% kept"
+        in format_claims("mini")
+    )

@@ -13,19 +13,24 @@ from bigramlib.findings import (
     bigram_target,
     find_subnetworks,
     first_layer_turn,
+    limits_of_pretraining,
     necessary,
     overlap,
     pretrain_mini,
     through_pretraining,
+    tuned_and_base,
     where_they_live,
 )
-from bigramlib.findings.claims import COLUMNS, check, recorded, untestable
-from bigramlib.findings.summary import ALL_CLAIMS, CLAIMS, claims_table, count, judge, measure_page, plot_page
+from bigramlib.findings.claims import BIGRAM_SUBNETWORKS, COLUMNS, check, recorded, untestable
+from bigramlib.findings.summary import ALL_CLAIMS, CLAIMS, FIRST_PAPER, claims_table, count, judge, measure_page, plot_page
 
 NOTEBOOKS = [
     pretrain_mini, bigram_target, find_subnetworks, where_they_live, necessary, overlap, first_layer_turn, through_pretraining,
     base_to_build_on,
 ]  # fmt: skip
+SECOND_PAPER = [tuned_and_base, limits_of_pretraining]
+KEYS = [key for notebook in NOTEBOOKS for key in notebook.CLAIMS] + list(CLAIMS)
+KEYS += [key for notebook in SECOND_PAPER for key in notebook.CLAIMS]
 
 
 def points(*, total=20_000_000, kept=10_000_000, r=0.96):
@@ -35,15 +40,21 @@ def points(*, total=20_000_000, kept=10_000_000, r=0.96):
 
 
 def test_no_claim_stands_in_two_notebooks_under_one_key_or_in_the_same_words():
-    keys = [key for notebook in NOTEBOOKS for key in notebook.CLAIMS] + list(CLAIMS)
     texts = [claim.text for claim in ALL_CLAIMS.values()]
-    assert len(set(keys)) == len(keys) and len(set(texts)) == len(texts) == len(keys)
+    assert len(set(KEYS)) == len(KEYS) and len(set(texts)) == len(texts) == len(KEYS)
 
 
 def test_the_claims_of_all_notebooks_come_in_the_order_of_the_notebooks():
-    keys = [key for notebook in NOTEBOOKS for key in notebook.CLAIMS] + list(CLAIMS)
-    assert list(ALL_CLAIMS) == keys
-    assert all(ALL_CLAIMS[key] is notebook.CLAIMS[key] for notebook in NOTEBOOKS for key in notebook.CLAIMS)
+    assert list(ALL_CLAIMS) == KEYS
+    for notebook in (*NOTEBOOKS, *SECOND_PAPER):
+        assert all(ALL_CLAIMS[key] is claim for key, claim in notebook.CLAIMS.items())
+
+
+def test_every_claim_says_whose_it_is():
+    assert {claim.source for claim in FIRST_PAPER.values()} == {BIGRAM_SUBNETWORKS}
+    assert not {claim.source for key, claim in ALL_CLAIMS.items() if key not in FIRST_PAPER} & {BIGRAM_SUBNETWORKS}
+    assert list(claims_table(None).source) == [claim.source for claim in ALL_CLAIMS.values()]
+    assert list(claims_table(None, FIRST_PAPER.values()).claim) == [claim.text for claim in FIRST_PAPER.values()]
 
 
 def test_the_table_has_all_claims_in_order_whatever_was_recorded_first(tmp_path):
@@ -52,13 +63,13 @@ def test_the_table_has_all_claims_in_order_whatever_was_recorded_first(tmp_path)
     untestable(tmp_path, early, "no checkpoints")
     check(tmp_path, exists, r=0.95)
     table = claims_table(tmp_path)
-    assert list(table.columns) == COLUMNS and list(table.claim) == [claim.text for claim in ALL_CLAIMS.values()]
+    assert list(table.columns) == [*COLUMNS, "source"] and list(table.claim) == [claim.text for claim in ALL_CLAIMS.values()]
     measured = table[table.holds != "not measured"]
     assert list(measured.claim) == [exists.text, early.text, necessary_.text]
     assert list(measured.holds) == ["no", "not testable", "yes"] and measured.ours.iloc[0] == "r 0.950"
     assert list(table.holds).count("not measured") == len(ALL_CLAIMS) - 3
     rows = pd.read_csv(tmp_path / "claims.csv").sort_values("claim", ignore_index=True)
-    assert_frame_equal(measured.sort_values("claim", ignore_index=True), rows)
+    assert_frame_equal(measured.drop(columns="source").sort_values("claim", ignore_index=True), rows)
 
 
 def test_without_a_folder_no_claim_is_measured(tmp_path):
