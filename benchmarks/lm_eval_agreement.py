@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.util import find_spec
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from benchmarks.measuring import Figure, elapsed, save
@@ -31,37 +34,44 @@ def measure(
 
     Returns:
         a row for each task: how many items were compared and judged alike, how many each judged right, how many of lm-eval's
-        prompts are in our layout with demonstrations of the right part, and the seconds of each.
+        prompts are in our layout, and the seconds of each.
     """
     rows = []
     for task in tasks:
-        samples: list[dict] = []
-        theirs = elapsed(lambda task=task, samples=samples: samples.extend(judged(model, task, prompt_format, shots, items)))
-        prompts = [Prompt(sample["arguments"][0][0], prompt_format.answer.format(answer=sample["target"])) for sample in samples]
-        found: list[bool] = []
-        ours = elapsed(
-            lambda prompts=prompts, found=found: found.extend(exact_matches(model, prompts, prompt_format.ends).tolist())
-        )
-        right = [bool(sample["exact_match"]) for sample in samples]
+        samples, theirs = timed(partial(judged, model, task, prompt_format, shots, items))
+        prompts = [
+            Prompt(sample["arguments"][0][0], prompt_format.answer.format(answer=sample["target"])) for sample in samples
+        ]
+        found, ours = timed(partial(exact_matches, model, prompts, prompt_format.ends))
+        right = np.array([sample["exact_match"] for sample in samples], dtype=bool)
         rows.append(
             {
                 "model": model.name,
                 "task": task.name,
+                "shots": shots,
                 "items": len(samples),
-                "alike": sum(a == b for a, b in zip(right, found, strict=True)),
-                "right_lm_eval": sum(right),
-                "right_here": sum(found),
+                "alike": (right == found).sum(),
+                "right_lm_eval": right.sum(),
+                "right_here": found.sum(),
                 "our_layout": sum(is_ours(prompt, task, prompt_format, shots) for prompt in prompts),
                 "seconds_lm_eval": theirs,
                 "seconds_here": ours,
             }
         )
     table = pd.DataFrame(rows)
-    figures = [
-        Figure(QUESTION, f"share of {table['items'].sum()} items {what}, {model.name}", table[column].sum() / table["items"].sum(), at_least=goal)
-        for what, column, goal in (("judged alike", "alike", 0.99), ("with prompts in our layout", "our_layout", 1))
+    sums = table.select_dtypes("number").sum()
+    case = f"{sums['items']:.0f} items, {model.name}, {shots} demonstrations"
+    return table, [
+        Figure(QUESTION, f"judged alike, {case}", sums.alike / sums["items"], at_least=0.99),
+        Figure(QUESTION, f"prompts in our layout, {case}", sums.our_layout / sums["items"], at_least=1),
     ]
-    return table, figures
+
+
+def timed(call: Callable[[], Any]) -> tuple[Any, float]:
+    """What a call returns, and the seconds it takes."""
+    found: list = []
+    seconds = elapsed(lambda: found.append(call()))
+    return found[0], seconds
 
 
 def judged(model: LanguageModel, task: Task, prompt_format: PromptFormat, shots: int, items: int) -> list[dict]:
@@ -79,7 +89,9 @@ def judged(model: LanguageModel, task: Task, prompt_format: PromptFormat, shots:
 
 
 def is_ours(prompt: Prompt, task: Task, prompt_format: PromptFormat, shots: int) -> bool:
-    """Whether a prompt is one that `PromptFormat.few_shot` could make of a task: tested input, right number of demonstrations."""
+    """Whether a prompt is what our layout makes of a tested input, with so many demonstrations of the part for them."""
+    if not shots:
+        return prompt in {prompt_format.instruction(task.instructions[0], pair) for pair in task.split("test")}
     *shown, asked = prompt.text.split(prompt_format.gap)
     demonstrations = {prompt_format.shown(pair) for pair in task.split("shots")}
     tested = {prompt_format.few_shot([], pair) for pair in task.split("test")}
@@ -91,5 +103,9 @@ if __name__ == "__main__":
         raise SystemExit(MISSING)
     mini, builtin = load_model("mini"), [task for task in load_tasks("builtin") if task.name in TUNED_ON]
     tuned = instruction_tune(mini, builtin, TuneConfig.suited(mini), TEXT)
-    cases = [measure(tuned, builtin, TEXT), measure(load_model("world-a0"), load_tasks("world"), WORLD)]
+    cases = [
+        measure(tuned, builtin, TEXT),
+        measure(tuned, builtin, TEXT, shots=0),
+        measure(load_model("world-a0"), load_tasks("world"), WORLD),
+    ]
     save(QUESTION, pd.concat([table for table, _ in cases]), [figure for _, figures in cases for figure in figures])

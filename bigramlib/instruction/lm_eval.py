@@ -25,7 +25,8 @@ def export(tasks: Sequence[Task], folder: str | Path, shots: int = 4, prompt_for
     lm-eval then generates until an answer ends, and counts those that are exactly right:
     `lm_eval --include_path FOLDER --tasks bigramlib_plural,bigramlib_capital ...`. The YAML files hold the absolute path of the
     folder, because lm-eval would look for a relative one where it is started. Texts are kept as they are: lm-eval would read
-    dates in JSON Lines as times, and an answer in square brackets that comes out of a template as a list.
+    dates in JSON Lines as times, and an answer in square brackets that comes out of a template as a list. lm-eval
+    cuts off the beginning of a prompt that leaves the model no room for so many tokens as may be generated.
 
     Args:
         tasks: what to write.
