@@ -6,9 +6,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from bigramlib.disk import written_whole
 from bigramlib.instruction.prompts import TEXT, PromptFormat
-from bigramlib.instruction.tasks import Pair, Part, Task
+from bigramlib.instruction.tasks import Part, Task
 
 PARTS: tuple[Part, ...] = ("test", "shots")
 PREFIX = "bigramlib_"
@@ -17,11 +20,13 @@ ROOM = 8
 
 
 def export(tasks: Sequence[Task], folder: str | Path, shots: int = 4, prompt_format: PromptFormat = TEXT) -> list[Path]:
-    """Write each task as a YAML file and two JSON Lines files: what is tested, and what is shown.
+    """Write each task as a YAML file and two Parquet files: what is tested, and what is shown.
 
     lm-eval then generates until an answer ends, and counts those that are exactly right:
     `lm_eval --include_path FOLDER --tasks bigramlib_plural,bigramlib_capital ...`. The YAML files hold the absolute path of the
-    folder, because lm-eval would look for a relative one where it is started.
+    folder, because lm-eval would look for a relative one where it is started. Texts are kept as they are: lm-eval would read
+    dates in JSON Lines as times, and an answer in square brackets that comes out of a template as a list. lm-eval
+    cuts off the beginning of a prompt that leaves the model no room for so many tokens as may be generated.
 
     Args:
         tasks: what to write.
@@ -44,18 +49,19 @@ def export(tasks: Sequence[Task], folder: str | Path, shots: int = 4, prompt_for
 
 def _export(task: Task, folder: Path, shots: int, prompt_format: PromptFormat) -> Path:
     name = PREFIX + "".join(letter if letter.isalnum() else "_" for letter in task.name)
-    files = {part: folder / f"{name}_{part}.jsonl" for part in PARTS}
+    files = {part: folder / f"{name}_{part}.parquet" for part in PARTS}
     for part, path in files.items():
-        _write(path, "".join(_row(task, pair, shots, prompt_format) for pair in task.split(part)))
+        with written_whole(path) as temporary:
+            pq.write_table(_table(task, part, shots, prompt_format), temporary)
     config = {
         "task": name,
-        "dataset_path": "json",
+        "dataset_path": "parquet",
         "dataset_kwargs": {"data_files": {part: str(path) for part, path in files.items()}},
         "test_split": "test",
         "fewshot_split": "shots",
         "num_fewshot": shots,
-        "doc_to_text": "{{text}}",
-        "doc_to_target": "{{answer}}",
+        "doc_to_text": "text",
+        "doc_to_target": "answer",
         "target_delimiter": prompt_format.answer.format(answer=""),
         "fewshot_delimiter": prompt_format.gap,
         "output_type": "generate_until",
@@ -68,15 +74,15 @@ def _export(task: Task, folder: Path, shots: int, prompt_format: PromptFormat) -
         "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
         "metadata": {"version": 1.0, "hash": task.hash},
     }
-    _write(folder / f"{name}.yaml", json.dumps(config, indent=1) + "\n")  # JSON is YAML too
+    with written_whole(folder / f"{name}.yaml") as temporary:
+        temporary.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")  # JSON is YAML too
     return folder / f"{name}.yaml"
 
 
-def _row(task: Task, pair: Pair, shots: int, prompt_format: PromptFormat) -> str:
-    prompt = prompt_format.few_shot([], pair) if shots else prompt_format.instruction(task.instructions[0], pair)
-    return json.dumps({"text": prompt.text, "answer": pair[1]}) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
-    with written_whole(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+def _table(task: Task, part: Part, shots: int, prompt_format: PromptFormat) -> pa.Table:
+    pairs = task.split(part)
+    asked = [
+        prompt_format.few_shot([], pair) if shots else prompt_format.instruction(task.instructions[0], pair) for pair in pairs
+    ]
+    columns = {"text": [prompt.text for prompt in asked], "answer": [answer for _, answer in pairs]}
+    return pa.table({name: pa.array(texts, pa.string()) for name, texts in columns.items()})

@@ -1,10 +1,9 @@
 """What is exported to lm-eval is YAML there, and gives the prompts that are given here."""
 
-import json
-from pathlib import Path
-
+import pyarrow.parquet as pq
 import pytest
 import yaml
+from datasets import load_dataset
 
 from bigramlib.instruction.lm_eval import export
 from bigramlib.instruction.prompts import TEXT, WORLD
@@ -17,13 +16,13 @@ TASK = Task("the task/1", "rule", "numbers", ("Put it in brackets.", "Write it s
 def read(path):
     config = yaml.safe_load(path.read_text())
     files = config["dataset_kwargs"]["data_files"]
-    return config, {part: [*map(json.loads, Path(file).read_text().splitlines())] for part, file in files.items()}
+    return config, {part: pq.read_table(file).to_pylist() for part, file in files.items()}
 
 
 @pytest.mark.parametrize("prompt_format", [TEXT, WORLD])
 def test_demonstrations_joined_as_lm_eval_joins_them_are_our_prompt(tmp_path, prompt_format):
     config, rows = read(*export([TASK], tmp_path, 3, prompt_format))
-    assert (config["doc_to_text"], config["doc_to_target"], config["num_fewshot"]) == ("{{text}}", "{{answer}}", 3)
+    assert (config["doc_to_text"], config["doc_to_target"], config["num_fewshot"]) == ("text", "answer", 3)
     shown = [row["text"] + config["target_delimiter"] + row["answer"] for row in rows["shots"][:3]]
     asked = rows["test"][0]
     prompt = prompt_format.few_shot(TASK.split("shots")[:3], TASK.split("test")[0])
@@ -42,6 +41,19 @@ def test_all_tested_pairs_and_all_demonstrations_are_written(tmp_path):
     _, rows = read(*export([TASK], tmp_path))
     for part in ("test", "shots"):
         assert [row["answer"] for row in rows[part]] == [answer for _, answer in TASK.split(part)]
+
+
+@pytest.mark.parametrize("form", ["[{}]", "['a', '{}']", "2001-02-{:02d}", "{}", "{{{{ {} }}}}", "null"])
+def test_answers_that_look_like_lists_dates_or_templates_reach_lm_eval_as_texts(tmp_path, form):
+    task = Task(
+        "forms", "rule", "forms", ("Do it.",), tuple((str(number), form.format(1 + number % 28)) for number in range(60))
+    )
+    config, _ = read(*export([task], tmp_path))
+    rows = load_dataset(config["dataset_path"], cache_dir=str(tmp_path / "cache"), **config["dataset_kwargs"])[
+        config["test_split"]
+    ]
+    assert config["doc_to_target"] in rows.column_names, "lm-eval takes a column as it is, and evaluates what a template gives"
+    assert rows[config["doc_to_target"]][:] == [answer for _, answer in task.split("test")]
 
 
 def test_exact_answers_are_counted_after_greedy_generation(tmp_path):

@@ -8,8 +8,10 @@ import pandas as pd
 import pytest
 from conftest import CONFIGS
 
-from benchmarks import counting, growth, measuring, memory, overlap, residual_pass, step, steps_to_quality
+from benchmarks import counting, growth, lm_eval_agreement, measuring, memory, overlap, residual_pass, step, steps_to_quality
 from bigramlib import SparsifyConfig
+from bigramlib.instruction.prompts import TEXT
+from bigramlib.instruction.tasks import Task
 
 TOY = SparsifyConfig(batch_size=1, sequence_length=8)
 
@@ -55,3 +57,19 @@ def test_a_benchmark_measures_and_is_saved(question, model, corpus, monkeypatch,
 def test_peak_memory_is_that_of_the_call_in_a_process_of_its_own():
     small, large = (measuring.peak_bytes(bytearray, size) for size in (2**10, 2**28))
     assert large - small == pytest.approx(2**28, rel=0.1)
+
+
+def test_lm_eval_is_judged_item_by_item_on_its_own_prompts(model, monkeypatch):
+    task = Task("t", "rule", "c", ("Do it.",), tuple((f"w{number}", "yes") for number in range(20)))
+    shown, (pair, *_) = task.split("shots")[:2], task.split("test")
+    prompt = TEXT.few_shot(shown, pair)
+    strange = replace(prompt, text="w" + prompt.text)
+    logged = [
+        {"arguments": [(asked.text, {})], "target": "yes", "exact_match": right}
+        for asked, right in ((prompt, 1.0), (prompt, 0.0), (strange, 0.0))
+    ]
+    monkeypatch.setattr(lm_eval_agreement, "judged", lambda *_: logged)
+    monkeypatch.setattr(lm_eval_agreement, "exact_matches", lambda model, prompts, ends: np.array([True, True, False]))
+    table, (alike, layout) = lm_eval_agreement.measure(model, [task], TEXT, 2)
+    assert table[["items", "alike", "right_lm_eval", "right_here", "our_layout"]].to_numpy().tolist() == [[3, 2, 1, 2, 2]]
+    assert alike.value == layout.value == pytest.approx(2 / 3)
