@@ -36,11 +36,9 @@ def answers(model: LanguageModel, items: Items) -> dict[str, float]:
         correct (share of items), nats (cross-entropy of the right answers, per token; of small models it tells more).
     """
     correct = by_task(scores(model, TUNED, items, items.instruction))[TUNED].mean()
-    means = []
-    for task in items.tasks:
-        prompts = items.instruction(task)
-        means.append(-np.mean(option_scores(model, prompts, [[prompt.answer] for prompt in prompts])))
-    return {"correct": correct, "nats": float(np.mean(means))}
+    prompts = [prompt for task in items.tasks for prompt in items.instruction(task)]
+    likely = np.concatenate(option_scores(model, prompts, [[prompt.answer] for prompt in prompts]))
+    return {"correct": float(correct), "nats": float(-likely.mean())}
 
 
 def tuning_cost(studies: Mapping[str, Study], items: Items, max_tokens: int) -> pd.DataFrame:

@@ -211,9 +211,8 @@ def judge(
     moved: pd.DataFrame,
     changed: Mapping[str, float],
     removed: pd.DataFrame,
-    dropped: pd.DataFrame,
 ) -> list[Verdict]:
-    """The claims of notebook 13.
+    """The claims of notebook 13 about subnetworks.
 
     Args:
         folder: where the claims are recorded; None records them nowhere.
@@ -222,7 +221,6 @@ def judge(
         moved: what `transplants` returns.
         changed: what `change_inside` returns.
         removed: what `removals` returns.
-        dropped: what `drops` returns.
     """
     mean = sized.groupby("model")[["r", "density"]].mean()
     base, tuned = mean.loc["base"], mean.loc["tuned"]
@@ -239,7 +237,6 @@ def judge(
         check(folder, CLAIMS["tuning is blind"], **{name: changed[name] for name in ("inside", "random", "ratio")}),
         check(folder, CLAIMS["stays necessary"], tuned=cost.rise, low=cost.rise_low, high=cost.rise_high, random=random.rise,
               **in_base),
-        *_judged_parts(folder, dropped),
     ]  # fmt: skip
 
 
@@ -250,7 +247,13 @@ def _judged_by_seeds(folder: Path | None, pairs: pd.DataFrame) -> Verdict:
     return check(folder, CLAIMS["moved like a seed"], across=across.jaccard, seeds=seeds.jaccard, chance=across.chance)
 
 
-def _judged_parts(folder: Path | None, dropped: pd.DataFrame) -> list[Verdict]:
+def judge_parts(folder: Path | None, dropped: pd.DataFrame) -> list[Verdict]:
+    """The claims of notebook 13 about heads and MLPs.
+
+    Args:
+        folder: where the claims about that model are recorded; None records them nowhere.
+        dropped: what `drops` returns.
+    """
     claims = [CLAIMS[name] for name in ("same parts", "first MLP costs most")]
     if dropped.empty:
         return [untestable(folder, claim, "no task is answered both in context and after tuning") for claim in claims]

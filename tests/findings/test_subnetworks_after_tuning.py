@@ -16,6 +16,7 @@ from bigramlib.findings.subnetworks_after_tuning import (
     find_all,
     gentle,
     judge,
+    judge_parts,
     overlaps,
     plot_overlaps,
     plot_removals,
@@ -135,8 +136,13 @@ def measured(tuned_r=0.95, moved=0.93, across=0.6, ratio=1.0, removed=0.4, rando
     return sized, agreed, placed, changed, costs, dropped
 
 
+def judged(folder, *tables):
+    *others, dropped = tables
+    return judge(folder, *others) + judge_parts(folder, dropped)
+
+
 def holds(**values):
-    verdicts = judge(None, *measured(**values))
+    verdicts = judged(None, *measured(**values))
     names = {claim.text: name for name, claim in CLAIMS.items()}
     return {names[verdict.claim.text]: verdict.holds for verdict in verdicts}
 
@@ -161,15 +167,15 @@ def test_each_claim_fails_by_what_it_is_about_alone(claim, values):
 
 
 def test_other_parts_after_tuning_than_in_context_are_seen():
-    *rest, dropped = measured()
+    dropped = measured()[-1]
     tuned = dropped.arm == TUNED
     dropped.loc[tuned, "drop"] = -dropped["drop"][tuned]
-    found = {verdict.claim: verdict.holds for verdict in judge(None, *rest, dropped)}
+    found = {verdict.claim: verdict.holds for verdict in judge_parts(None, dropped)}
     assert found[CLAIMS["same parts"]] == found[CLAIMS["first MLP costs most"]] == "no"
 
 
 def test_verdicts_show_numbers_and_are_recorded(tmp_path):
-    verdicts = judge(tmp_path, *measured())
+    verdicts = judged(tmp_path, *measured())
     assert verdicts[0].ours == "r 0.950 at 1.48% kept, the base's 0.950 at 1.38% (means of 2 seeds)"
     assert verdicts[2].ours == "Jaccard 0.60 of base and tuned, 0.63 of two seeds of the base; chance 0.010"
     assert len(recorded(tmp_path)) == len(CLAIMS) == len(verdicts)
@@ -178,7 +184,7 @@ def test_verdicts_show_numbers_and_are_recorded(tmp_path):
 def test_without_a_second_seed_or_able_tasks_claims_are_not_testable():
     sized, agreed, *rest, dropped = measured()
     agreed = agreed[~agreed.pair.str.startswith("two seeds")]
-    found = {verdict.claim: verdict.holds for verdict in judge(None, sized, agreed, *rest, dropped.iloc[:0])}
+    found = {verdict.claim: verdict.holds for verdict in judged(None, sized, agreed, *rest, dropped.iloc[:0])}
     untested = [claim for claim, held in found.items() if held == "not testable"]
     assert untested == [CLAIMS[name] for name in ("moved like a seed", "same parts", "first MLP costs most")]
 
