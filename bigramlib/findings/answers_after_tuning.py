@@ -1,4 +1,4 @@
-"""Notebook 13: what tuned models answer with weights put back, and base and tuned models with heads and MLPs taken away."""
+"""Notebook 12: what tuned models answer with weights put back, and base and tuned models with heads and MLPs taken away."""
 
 from __future__ import annotations
 

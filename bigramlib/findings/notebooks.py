@@ -26,7 +26,7 @@ OWN_STORE = EXECUTED / "store"
 MASKS = Path("tests/subnetworks.zip")
 CORPORA = ("sotu", "self")
 MODEL = "mini"
-OWN_MODELS = {"11": "world-a0"}
+OWN_MODELS = {"11": "world-a0", "13": "world-a0"}
 """What notebooks are executed on where no model is given: `MODEL`, but those that ask for tasks and not for text."""
 SURVEY = "10"
 """The notebook that shows whatever models the user's store holds."""

@@ -1,4 +1,4 @@
-"""Notebook 13: what instruction tuning does to the bigram subnetwork, and whether the same parts matter before and after."""
+"""Notebook 12: what instruction tuning does to the bigram subnetwork, and whether the same parts matter before and after."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 
 from bigramlib.analysis.overlap import overlap_test
 from bigramlib.findings.answers_after_tuning import by_part, same_parts
-from bigramlib.findings.claims import Claim, Verdict, check, untestable
+from bigramlib.findings.claims import BOTH, Claim, Verdict, check, untestable
 from bigramlib.findings.study import Study
 from bigramlib.findings.style import BLUE, ORANGE, RED
 from bigramlib.instruction.pairs import FEW_SHOT, TUNED
@@ -26,24 +26,28 @@ CLAIMS = {
         "not stated",
         "r {tuned:.3f} at {tuned_density:.2%} kept, the base's {base:.3f} at {base_density:.2%} (means of {seeds} seeds)",
         lambda tuned, base, **_: abs(tuned - base) <= 0.02,
+        source=BOTH,
     ),
     "transplanted": Claim(
         "The base's subnetwork still works with the tuned weights",
         "not stated",
         "r {moved:.3f} ({low:.3f} to {high:.3f}) with the tuned weights, {own:.3f} with its own",
         lambda moved, own, **_: moved >= own - 0.05,
+        source=BOTH,
     ),
     "moved like a seed": Claim(
         "Tuning moves the subnetwork no further than another seed does",
         "not stated",
         "Jaccard {across:.2f} of base and tuned, {seeds:.2f} of two seeds of the base; chance {chance:.3f}",
         lambda across, seeds, **_: across >= seeds - 0.05,
+        source=BOTH,
     ),
     "tuning is blind": Claim(
         "Tuning neither seeks nor spares the base's subnetwork",
         "not stated",
         "{inside:.2%} of the squared change of the weights lies in it, {random:.2%} in random weights: {ratio:.2f} times",
         lambda ratio, **_: 0.8 <= ratio <= 1.25,
+        source=BOTH,
     ),
     "stays necessary": Claim(
         "The base's subnetwork stays necessary after tuning",
@@ -51,6 +55,7 @@ CLAIMS = {
         "its removal costs the tuned model {tuned:.2f} nats ({low:.2f} to {high:.2f}), random weights {random:.3f}; "
         "the base {base:.2f} and {base_random:.3f}",
         lambda tuned, random, base, **_: tuned >= base and tuned > 10 * random,
+        source=BOTH,
     ),
     "same parts": Claim(
         "The same parts matter for learning in context and for following instructions",
@@ -58,12 +63,14 @@ CLAIMS = {
         "rho {rho:.2f} over {parts} heads and MLPs (p {p:.3g}); part x task r {interaction:.2f} (p {interaction_p:.3g}), "
         "{tasks} tasks",
         lambda rho, p, **_: rho >= 0.5 and p < 0.05,
+        source=BOTH,
     ),
     "first MLP costs most": Claim(
         "Of all heads and MLPs, the first MLP costs most in context and after tuning",
         "not stated",
         "in context {in_context} costs {in_context_drop:.2f}, after tuning {tuned} {tuned_drop:.2f}",
         lambda in_context, tuned, **_: in_context == tuned == "mlp 0",
+        source=BOTH,
     ),
 }
 
@@ -212,7 +219,7 @@ def judge(
     changed: Mapping[str, float],
     removed: pd.DataFrame,
 ) -> list[Verdict]:
-    """The claims of notebook 13 about subnetworks.
+    """The claims of notebook 12 about subnetworks.
 
     Args:
         folder: where the claims are recorded; None records them nowhere.
@@ -248,7 +255,7 @@ def _judged_by_seeds(folder: Path | None, pairs: pd.DataFrame) -> Verdict:
 
 
 def judge_parts(folder: Path | None, dropped: pd.DataFrame) -> list[Verdict]:
-    """The claims of notebook 13 about heads and MLPs.
+    """The claims of notebook 12 about heads and MLPs.
 
     Args:
         folder: where the claims about that model are recorded; None records them nowhere.
@@ -274,6 +281,7 @@ def plot_overlaps(axes: Axes, agreed: pd.DataFrame) -> None:
     last = rows.chance.iloc[0]
     axes.text(last + 0.01, -0.62, f"chance {last:.3f}", color=RED, fontsize="small", va="center")
     axes.set(xlim=(0, 1), ylim=(-0.9, len(rows) - 0.4), xlabel="Jaccard similarity of the kept weights")
+    axes.set_title("How much do two masks agree?")
 
 
 def plot_removals(axes: Axes, removed: pd.DataFrame) -> None:
@@ -287,5 +295,6 @@ def plot_removals(axes: Axes, removed: pd.DataFrame) -> None:
         for place, value, high in zip(places, rows.rise, rows.rise_high.fillna(rows.rise), strict=True):
             axes.annotate(f"+{value:.2f}", (place, max(value, high)), (0, 3), textcoords="offset points", ha="center")
     axes.set_xticks(range(len(models)), models)
-    axes.set(ylabel="rise in held-out cross-entropy\n(nats per token)")
+    axes.set(ylabel="rise in held-out cross-entropy\n(nats per token)", title="The cost of a removal, before and after tuning")
+    axes.margins(y=0.12)
     axes.legend(frameon=False, title="removed", loc="upper left")

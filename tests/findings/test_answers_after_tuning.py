@@ -1,4 +1,4 @@
-"""Notebook 13: answers with weights put back and with parts taken away are those of such models, and parts are compared."""
+"""Notebook 12: answers with weights put back and with parts taken away are those of such models, and parts are compared."""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,4 @@
-"""Notebook 13: subnetworks before and after tuning are compared with seeds, chance and random weights, drawn, and judged."""
+"""Notebook 12: subnetworks before and after tuning are compared with seeds, chance and random weights, drawn, and judged."""
 
 import numpy as np
 import pandas as pd
