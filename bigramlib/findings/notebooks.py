@@ -7,15 +7,18 @@ import os
 import shlex
 import shutil
 import sys
+import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from bigramlib.disk import written_whole
 from bigramlib.findings.parameters import PARAMETERS
 from bigramlib.findings.style import figure_folder
+from bigramlib.instruction.tuning import FORMAT as TUNED_FORMAT
 from bigramlib.models.loading import EMBEDDED, load_model
 from bigramlib.models.packages import PACKAGED
 from bigramlib.store import store_root
+from bigramlib.tensor_file import read_tensors
 
 NOTEBOOKS = Path("notebooks")
 EXECUTED = Path(".executed")
@@ -148,7 +151,7 @@ def pretrain() -> None:
 
 
 def execute_committed() -> None:
-    """Execute all notebooks but 10 with their own parameters, and keep their new outputs, figures and masks.
+    """Execute all notebooks but 10 with their own parameters, and keep their new outputs, figures, masks and adapters.
 
     Masks of earlier runs are used again. To train all masks anew, remove tests/subnetworks.zip and .executed/store first.
     Notebook 10 is not executed, because it shows the models in the user's store; use `make reproduce NOTEBOOKS=10`.
@@ -160,8 +163,19 @@ def execute_committed() -> None:
         copy_with_figures(path, executed, "../figures")
         execute(executed, executed, OWN_STORE, {})
         take_outputs(path, executed)
-    with written_whole(MASKS) as temporary:
-        shutil.make_archive(str(temporary.with_suffix("")), "zip", OWN_STORE, "subnetworks")
+    with written_whole(MASKS) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in kept(OWN_STORE):
+            archive.write(path, path.relative_to(OWN_STORE))
+
+
+def kept(store: Path) -> list[Path]:
+    """The things of a store that are kept beside the notebooks: masks, and the adapters of the tuned models that have some.
+
+    Tuned models of which all weights changed are left out: they are large, and small models are tuned again in seconds.
+    """
+    tuned = sorted((store / "tuned").glob("*.safetensors"))
+    adapters = [file for file in tuned if read_tensors(file, TUNED_FORMAT)[1]["key"]["config"]["rank"] is not None]
+    return [store / "subnetworks", *sorted((store / "subnetworks").iterdir()), *adapters]
 
 
 def execute(notebook: Path, output: Path, store: Path, parameters: Mapping[str, object]) -> None:

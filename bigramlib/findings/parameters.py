@@ -120,6 +120,7 @@ def _joined(choices: Iterable[object]) -> str:
 _penalty, _count, _seed = _number(0), _number(1, whole=True), _number(0, whole=True)
 PARAMETERS: dict[str, Rule] = {
     "model": _text,
+    "parts_model": _text,
     "models": _list(_text, empty=True),
     "instruct": _optional,
     "partner": _text,
@@ -133,12 +134,15 @@ PARAMETERS: dict[str, Rule] = {
     "setting": _setting,
     "prompt": _text,
     "penalty": _penalty,
+    "matched_penalty": _penalty,
     "headline": _penalty,
     "ablated": _penalty,
     "pruning_penalty": _penalty,
     "penalties": _list(_penalty),
     "pruning_penalties": _list(_penalty),
     "control_penalties": _list(_penalty, empty=True),
+    "tuning_steps": _number(11, whole=True),
+    "learning_rate": _number(1e-8, 1),
     "seed": _seed,
     "seeds": _list(_seed),
     "draws": _count,

@@ -23,6 +23,7 @@ from bigramlib.findings import (
     necessary,
     overlap,
     pretrain_mini,
+    subnetworks_after_tuning,
     through_pretraining,
     tuned_and_base,
     where_they_live,
@@ -51,7 +52,9 @@ FIRST_PAPER: dict[str, Claim] = {
 } | CLAIMS  # fmt: skip
 """The claims of notebooks 00 to 09, in order."""
 ALL_CLAIMS: dict[str, Claim] = FIRST_PAPER | {
-    key: claim for notebook in (tuned_and_base, limits_of_pretraining) for key, claim in notebook.CLAIMS.items()
+    key: claim
+    for notebook in (tuned_and_base, subnetworks_after_tuning, limits_of_pretraining)
+    for key, claim in notebook.CLAIMS.items()
 }
 """The claims of all notebooks, in order."""
 

@@ -69,9 +69,26 @@ class TrainedWeights:
 
     def tuned(self, name: str) -> LanguageModel:
         """The tuned model, with the parameters of the base by the same names. Nothing can be trained here after that."""
-        hf = self.copied.hf if self.lora is None else self.lora.merge_and_unload()
+        hf = self.copied.hf if self.lora is None else self._merged()
         hf.zero_grad(set_to_none=True)
         return replace(self.base, name=name, hf=hf, origin="tuned")
+
+    @torch.no_grad()
+    def _merged(self) -> Any:
+        """The copy with the low-rank changes added to its weights, to the same bits on every machine.
+
+        They are summed one rank after another. The bits of a matrix product, as peft merges, depend on the processor, and a
+        subnetwork of the tuned model is kept under the bits of its weights.
+        """
+        modules = [name.removesuffix(".lora_A") for name in self.parameters if name.endswith(".lora_A")]
+        for layer, module in [(self.copied.hf.get_submodule(module), module) for module in modules]:
+            first, second = (self.parameters[f"{module}.{part}"] for part in ("lora_A", "lora_B"))
+            change = torch.zeros(len(second), first.shape[1], device=first.device)
+            for rank in range(len(first)):
+                change += second[:, rank, None] * first[rank]
+            change *= layer.scaling[ADAPTER]
+            layer.get_base_layer().weight += change.T if layer.fan_in_fan_out else change
+        return self.lora.unload()
 
 
 def check_peft(config: TuneConfig) -> None:

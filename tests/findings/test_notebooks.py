@@ -12,9 +12,12 @@ import nbformat
 import papermill
 import pytest
 import yaml
+from conftest import build
 
 from bigramlib.__main__ import DEFAULTS, main
-from bigramlib.findings.notebooks import HEADLESS, check_values, copy_with_figures, located, tidy
+from bigramlib.findings.notebooks import HEADLESS, check_values, copy_with_figures, kept, located, tidy
+from bigramlib.instruction.tasks import Task
+from bigramlib.instruction.tuning import TuneConfig, instruction_tune
 from bigramlib.store import store_root
 
 ROOT = Path(__file__).parents[2]
@@ -263,6 +266,17 @@ def test_masks_that_are_kept_are_used_by_committed_notebooks(executed, checkout,
     run(monkeypatch, "notebooks")
     assert list(executed) == ["00", "01", "02"] and Path(".executed/store/subnetworks/a").read_text() == "mask"
     assert zipfile.ZipFile("tests/subnetworks.zip").read("subnetworks/a") == b"mask"
+
+
+def test_of_tuned_models_only_adapters_are_kept(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setenv("BIGRAMLIB_STORE", str(tmp_path))
+    (tmp_path / "subnetworks").mkdir()
+    task = Task("cat", "rule", "letters", ("Say it.",), tuple((letter, "cat") for letter in "abcdefghijklmnopqrstuvwxyz"))
+    for config in (TuneConfig(steps=1, warmup_steps=0, batch_size=1, rank=rank) for rank in (None, 2)):
+        instruction_tune(build("gpt_neox", tokenizer), [task], config)
+    (adapter,) = (file for file in (tmp_path / "tuned").iterdir() if b"lora_A" in file.read_bytes())
+    assert len(list((tmp_path / "tuned").iterdir())) == 2
+    assert kept(tmp_path) == [tmp_path / "subnetworks", adapter]
 
 
 def test_a_copy_differs_in_where_its_figures_go_only(checkout):

@@ -17,6 +17,7 @@ from bigramlib.findings import (
     necessary,
     overlap,
     pretrain_mini,
+    subnetworks_after_tuning,
     through_pretraining,
     tuned_and_base,
     where_they_live,
@@ -28,7 +29,7 @@ NOTEBOOKS = [
     pretrain_mini, bigram_target, find_subnetworks, where_they_live, necessary, overlap, first_layer_turn, through_pretraining,
     base_to_build_on,
 ]  # fmt: skip
-SECOND_PAPER = [tuned_and_base, limits_of_pretraining]
+SECOND_PAPER = [tuned_and_base, subnetworks_after_tuning, limits_of_pretraining]
 KEYS = [key for notebook in NOTEBOOKS for key in notebook.CLAIMS] + list(CLAIMS)
 KEYS += [key for notebook in SECOND_PAPER for key in notebook.CLAIMS]
 

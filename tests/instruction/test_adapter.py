@@ -29,6 +29,17 @@ def test_merged_it_predicts_what_the_adapter_did(weights):
     torch.testing.assert_close(merged, before, atol=1e-5, rtol=1e-5)
 
 
+def test_merged_weights_have_the_same_bits_on_every_machine(weights):
+    matrices = {name.removesuffix(".weight"): weight.clone() for name, weight in weights.base.maskable.items()}
+    parameters = {name: parameter.detach().clone() for name, parameter in weights.parameters.items()}
+    merged = weights.tuned("tuned").maskable
+    for module, before in matrices.items():
+        first, second = parameters[f"{module}.lora_A"], parameters[f"{module}.lora_B"]
+        change = LORA.alpha / LORA.rank * sum(second[:, rank, None] * first[rank] for rank in range(LORA.rank))
+        change = change.T if weights.base.hf.config.model_type == "gpt2" else change
+        assert torch.equal(merged[f"{module}.weight"], before + change)
+
+
 def test_at_its_beginning_it_changes_nothing_but_is_drawn_from_the_seed(tokenizer):
     model = build("llama", tokenizer)
     weights = TrainedWeights.of(model, LORA)

@@ -54,9 +54,8 @@ def test_a_changed_value_is_found(tmp_path, column, row, value):
 def test_claims_may_come_in_another_order_but_not_with_another_verdict(tmp_path):
     claims = pd.read_csv(MINI / "claims.csv")
     assert compared(tmp_path, claims, claims[::-1], "claims.csv") == []
-    assert (
-        len(compared(tmp_path, claims, claims[::-1].assign(holds=claims.holds[::-1].replace("no", "yes")), "claims.csv")) == 3
-    )
+    turned = claims[::-1].assign(holds=claims.holds[::-1].replace("no", "yes"))
+    assert len(compared(tmp_path, claims, turned, "claims.csv")) == list(claims.holds).count("no") > 0
     assert "rows" in compared(tmp_path, claims, claims[1:], "claims.csv")[0]
 
 

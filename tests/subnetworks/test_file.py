@@ -97,7 +97,7 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(half, tmp_path, monk
 
 def test_files_of_earlier_versions_are_read_and_written_again_to_the_same_bytes(tmp_path):
     zipfile.ZipFile(EARLIER).extractall(tmp_path)
-    files = sorted(tmp_path.rglob("*.safetensors"))
+    files = sorted((tmp_path / "subnetworks").iterdir())
     for file in files:
         found, before = Subnetwork.load(file), file.read_bytes()
         found.save(file)
