@@ -83,7 +83,7 @@ def check(folder: Path | None, claim: Claim, **measured: Any) -> Verdict:
     holds: Literal["yes", "no", "not testable"] = "yes" if claim.holds(**measured) else "no"
     if claim.judged_by_interval and math.isnan(measured["low"]):
         holds = "not testable"
-    ours = re.sub(r"\+?nan%? to \+?nan%?", "interval unknown: too few documents", claim.ours.format(**measured))
+    ours = re.sub(r"\+?nan%? to \+?nan%?", "interval unknown: too few to tell", claim.ours.format(**measured))
     return _record(folder, Verdict(claim, re.sub(r"\bnan\b", "unknown", ours), holds))
 
 

@@ -15,7 +15,7 @@ from bigramlib.disk import written_whole
 from bigramlib.findings.parameters import PARAMETERS
 from bigramlib.findings.style import figure_folder
 from bigramlib.instruction.tuning import FORMAT as TUNED_FORMAT
-from bigramlib.models.loading import EMBEDDED, load_model
+from bigramlib.models.loading import EMBEDDED, WORLD_BASES, load_model
 from bigramlib.models.packages import PACKAGED
 from bigramlib.store import store_root
 from bigramlib.tensor_file import read_tensors
@@ -28,6 +28,10 @@ CORPORA = ("sotu", "self")
 MODEL = "mini"
 OWN_MODELS = {"11": "world-a0", "13": "world-a0"}
 """What notebooks are executed on where no model is given: `MODEL`, but those that ask for tasks and not for text."""
+WORLD_ALONE = "13"
+"""The notebook that needs models whose pretraining is known."""
+PATHS = {"tasks", "instruct", "partner"}
+"""Parameters in settings that may be paths; relative ones start from the root of the checkout."""
 SURVEY = "10"
 """The notebook that shows whatever models the user's store holds."""
 HEADLESS = {
@@ -64,7 +68,7 @@ def reproduce(model: str | None, corpus: str, text_column: str, device: str, num
         NotebookError: a notebook failed; the notebooks after it were not executed.
     """
     corpus = located(corpus, CORPORA)
-    typed = {number: OWN_MODELS.get(number, MODEL) if model is None else model for number in numbers}
+    typed = {number: model_for(number, model) for number in numbers}
     models = {number: located(name, {*EMBEDDED, *PACKAGED}) for number, name in typed.items()}
     for name in dict.fromkeys(models.values() or [MODEL]):
         check_values(name, corpus, device, numbers, text_column)
@@ -77,9 +81,16 @@ def reproduce(model: str | None, corpus: str, text_column: str, device: str, num
         given = {"model": models[number], "device": device, "figures": str(Path("figures").absolute())}
         if number not in OWN_MODELS:
             given |= {"corpus": corpus, "text_column": text_column}
+        paths = {name: located(str(own[number][name]), {*EMBEDDED, *PACKAGED}) for name in PATHS & own[number].keys()}
         output = Path(f"{figure_folder(models[number], EXECUTED)}/{number}.ipynb")
-        execute(numbered(number), output, store, own[number] | given)
+        execute(numbered(number), output, store, own[number] | paths | given)
     return list(dict.fromkeys(models.values()))
+
+
+def model_for(number: str, given: str | None) -> str:
+    """What a notebook is executed on: the given model, or its own one if none is given or it is about the small world alone."""
+    stays = number == WORLD_ALONE and given not in WORLD_BASES
+    return OWN_MODELS.get(number, MODEL) if given is None or stays else given
 
 
 def settings(file: Path) -> dict[str, object]:

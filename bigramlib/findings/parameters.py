@@ -123,7 +123,7 @@ PARAMETERS: dict[str, Rule] = {
     "parts_model": _text,
     "models": _list(_text, empty=True),
     "instruct": _optional,
-    "partner": _text,
+    "partner": _optional,
     "tasks": _optional,
     "items": _number(2, whole=True),
     "shots": _number(1, whole=True),

@@ -27,6 +27,7 @@ from bigramlib.instruction.pairs import (
     Items,
     base_scores,
     facts,
+    read_scores,
     released_scores,
     scores,
     tuned_halves,
@@ -37,6 +38,7 @@ from bigramlib.instruction.resampling import draw_tasks, interval
 from bigramlib.instruction.scores import by_task
 from bigramlib.instruction.tuning_config import TuneConfig
 from bigramlib.models.language_model import LanguageModel
+from bigramlib.models.loading import WORLD_BASES
 
 COLOURS = {"rule": BLUE, "fact": ORANGE, "other": GREY}
 CLAIMS = {
@@ -60,6 +62,7 @@ CLAIMS = {
         "not stated",
         "partial Spearman {partial:.2f} ({low:.2f} to {high:.2f})",
         lambda partial, **_: partial >= 0.3,
+        judged_by_interval=True,
         source=INHERENT_LIMITS,
     ),
     "own": Claim(
@@ -75,6 +78,7 @@ CLAIMS = {
         "whole tasks held out",
         "Spearman {rho:.2f} ({low:.2f} to {high:.2f}), p {p:.2g}; mean score {mean:.2f}",
         lambda rho, p, **_: rho > 0 and p < 0.05,
+        judged_by_interval=True,
         source=INHERENT_LIMITS,
     ),
     "tuning data": Claim(
@@ -89,6 +93,7 @@ CLAIMS = {
         "SampleGen: the base given these examples",
         "Spearman {rho:.2f} ({low:.2f} to {high:.2f}), p {p:.2g}; means {base:.2f} and {tuned:.2f}",
         lambda rho, **_: rho >= 0.5,
+        judged_by_interval=True,
         source=INHERENT_LIMITS,
     ),
 }
@@ -119,6 +124,13 @@ class Comparison:
     held_out: Agreement | None
     written: Agreement | None
     data: Beyond | None
+
+
+def default_partner(base: str) -> str:
+    """The name of a model that has nothing to do with a base: one that saw other tasks, or one of another family."""
+    if base in WORLD_BASES:
+        return next(name for name in WORLD_BASES if name[:-1] != base[:-1] and name[-1] == base[-1])
+    return "smollm2-135m-instruct" if "smollm2" not in base.lower() else "gemma-3-270m"
 
 
 def pair_scores(
@@ -156,7 +168,8 @@ def compare(table: pd.DataFrame, items: Items, partner: LanguageModel) -> Compar
     known, arms = facts(items.tasks), set(table.arm)
     tuned = RELEASED if RELEASED in arms else TUNED
     context = READ_FEW_SHOT if tuned == RELEASED else FEW_SHOT
-    unrelated = scores(partner, FEW_SHOT, items, items.few_shot).assign(arm=context)
+    read = read_scores if tuned == RELEASED else scores
+    unrelated = read(partner, context, items, items.few_shot)
     here = HELD_OUT in arms
     return Comparison(
         scores=table,
@@ -261,9 +274,7 @@ def plot_arms(axes: Axes, table: pd.DataFrame) -> None:
     rows = table.iloc[::-1]
     axes.errorbar(rows.score, range(len(rows)), xerr=np.abs(rows[["low", "high"]].T - rows.score), fmt="o", color=BLUE)
     for position, value in enumerate(rows.score):
-        axes.annotate(
-            f"{value:.2f}", (value, position), xytext=(0, 6), textcoords="offset points", ha="center", fontsize="small"
-        )
+        label(axes, value, position)
     axes.set_yticks(range(len(rows)), rows.index)
     axes.set(xlabel="share right, mean over tasks", xlim=(0, 1), ylim=(-0.5, len(rows) - 0.3), title="How well each arm does")
 
@@ -275,19 +286,13 @@ def plot_correlations(axes: Axes, table: pd.DataFrame) -> None:
     for position, (row, colour) in enumerate(zip(rows.itertuples(), colours, strict=True)):
         axes.plot([row.low, row.high], [position, position], color=colour)
         axes.plot(row.rho, position, "o", color=colour)
-        axes.annotate(
-            f"{row.rho:.2f}", (row.rho, position), xytext=(0, 6), textcoords="offset points", ha="center", fontsize="small"
-        )
+        label(axes, row.rho, position)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(rows)), rows.index)
-    axes.set(
-        xlabel="Spearman's rho over tasks",
-        xlim=(-1, 1),
-        ylim=(-0.5, len(rows) - 0.3),
-        title="What the tuned model's scores follow",
-    )
+    axes.set(xlabel="Spearman's rho over tasks", xlim=(-1, 1), ylim=(-0.5, len(rows) - 0.3))
+    axes.set_title("What the tuned model's scores follow")
 
 
-def label(axes: Axes, value: float, position: float) -> None:
+def label(axes: Axes, value: float, position: int) -> None:
     """Write a value above its point."""
     axes.annotate(f"{value:.2f}", (value, position), xytext=(0, 6), textcoords="offset points", ha="center", fontsize="small")

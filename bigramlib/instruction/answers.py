@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from bigramlib.instruction.prompts import Prompt
+from bigramlib.instruction.prompts import Prompt, prompt_tokens
 from bigramlib.models.language_model import LanguageModel
 from bigramlib.numeric import full_precision
 from bigramlib.progress import tqdm
@@ -30,6 +30,8 @@ LONGEST_ANSWER = 48
 PUNCTUATION = " \t.,;:!?\"'`*"
 
 
+@torch.inference_mode()
+@full_precision()
 def exact_matches(
     model: LanguageModel, prompts: Sequence[Prompt], ends: Sequence[str], precision: Precision = "float32"
 ) -> Bool[np.ndarray, " prompt"]:
@@ -56,6 +58,8 @@ def exact_matches(
     return found
 
 
+@torch.inference_mode()
+@full_precision()
 def option_scores(
     model: LanguageModel, prompts: Sequence[Prompt], options: Sequence[Sequence[str]]
 ) -> list[Float[np.ndarray, " option"]]:
@@ -72,6 +76,7 @@ def option_scores(
     scores = np.zeros(len(asked))
     for rows, hidden, tokens, answered in _read(model, asked):
         last = answered.shape[1] - 1 - answered.flip(1).int().argmax(1)
+        answered = answered.clone()
         answered[torch.arange(len(rows)), last] = False  # the end of an option is not scored
         row, place = answered.nonzero(as_tuple=True)
         reached, following = hidden[row, place], tokens[row, place]
@@ -105,7 +110,7 @@ def generated(
     """
     model.hf.eval()
     by_length: dict[int, list[int]] = {}
-    given = [_tokens(model, prompt.text) for prompt in prompts]
+    given = [text for text, _ in prompt_tokens(model, prompts)]
     for number, text in enumerate(given):
         model.check_length(len(text) + 1)
         by_length.setdefault(len(text), []).append(number)
@@ -153,11 +158,10 @@ def is_right(text: str, answer: str, lenient: bool = False) -> bool:
             base and tuned model alike: a lenient reading of one of them makes a difference that is not there.
     """
     line = next((line for line in text.splitlines() if line.strip()), "").casefold()
-    wanted = answer.strip(PUNCTUATION).casefold()
     if not lenient:
-        return line.strip(PUNCTUATION) == wanted
-    spaced = " ".join(word.strip(PUNCTUATION) for word in line.split())
-    return f" {wanted} " in f" {spaced} "
+        return line.strip(PUNCTUATION) == answer.strip(PUNCTUATION).casefold()
+    written, wanted = (" ".join(word.strip(PUNCTUATION) for word in words.split()) for words in (line, answer.casefold()))
+    return f" {wanted} " in f" {written} "
 
 
 class _EndTokens:
@@ -173,8 +177,6 @@ class _EndTokens:
         return torch.tensor([self.known[token] for token in tokens.tolist()], device=tokens.device)
 
 
-@torch.inference_mode()
-@full_precision()
 def _read(
     model: LanguageModel, prompts: Sequence[Prompt], precision: Precision = "float32"
 ) -> Iterator[tuple[list[int], Float[Tensor, "row pos d_model"], Int[Tensor, "row pos"], Bool[Tensor, "row pos"]]]:
@@ -184,10 +186,8 @@ def _read(
         The numbers of the prompts in a batch; last hidden states; the token that should follow each; and where tokens of the
         answer and what ends it should follow. What should end an answer has no token; it counts as 0.
     """
-    given = [(_tokens(model, prompt.text), _tokens(model, prompt.answer)) for prompt in prompts]
-    for number, (text, answer) in enumerate(given):
-        if not answer or not text + model.prefix:
-            raise ValueError(f"The prompt {prompts[number]!r} has no tokens, or its answer has none; give both some text.")
+    given = prompt_tokens(model, prompts)
+    for text, answer in given:
         model.check_length(len(text) + len(answer))
     order = sorted(range(len(given)), key=lambda number: sum(map(len, given[number])), reverse=True)
     with tqdm(total=len(order), desc=f"answers of {model.name}", unit="prompt") as progress:
@@ -206,7 +206,3 @@ def _read(
                 hidden = model.hidden(ids[:, :-1])
             yield rows, hidden.float(), ids[:, 1:], answered[:, 1:]
             progress.update(len(rows))
-
-
-def _tokens(model: LanguageModel, text: str) -> list[int]:
-    return model.tokenizer(text, add_special_tokens=False)["input_ids"]

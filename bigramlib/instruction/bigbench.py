@@ -1,6 +1,6 @@
 """The tasks of BIG-bench that the second paper tests on, out of the source archive on PyPI. Nothing of it is built or run.
 
-Only the tasks are kept, in the store. They are for testing and must not become training text.
+Only the tasks are kept, in the store. They are for testing models and must not become part of a pretraining text.
 """
 
 from __future__ import annotations

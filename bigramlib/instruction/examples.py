@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from bigramlib.instruction.prompts import Prompt, PromptFormat
+from bigramlib.instruction.prompts import Prompt, PromptFormat, prompt_tokens
 from bigramlib.instruction.tasks import Task
 from bigramlib.instruction.tuning_config import TuneConfig
 from bigramlib.models.language_model import LanguageModel
@@ -64,16 +64,15 @@ def ending(model: LanguageModel) -> list[int]:
 
 
 def tokenized(model: LanguageModel, drawn: Sequence[tuple[Task, Prompt]], prompt_format: PromptFormat) -> list[Example]:
-    """Examples as tokens. Prompt and completion are tokenised apart, and the completion ends as answers do.
+    """Examples as tokens (see `prompt_tokens`); the completion ends as answers do.
 
     Raises:
         ValueError: one is longer than the model's positions.
     """
     end = ending(model)
-    texts = [prompt.text for _, prompt in drawn] + [prompt.answer + ("" if end else prompt_format.gap) for _, prompt in drawn]
-    tokens = model.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    completed = [Prompt(prompt.text, prompt.answer + ("" if end else prompt_format.gap)) for _, prompt in drawn]
     examples = []
-    for (task, _), before, after in zip(drawn, tokens[: len(drawn)], tokens[len(drawn) :], strict=True):
+    for (task, _), (before, after) in zip(drawn, prompt_tokens(model, completed), strict=True):
         ids = np.array([*before, *after, *end], dtype=np.int64)
         length = len(model.prefix) + len(ids) - 1  # the last token is predicted and not read
         if model.positions is not None and length > model.positions:

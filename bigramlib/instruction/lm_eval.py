@@ -38,8 +38,11 @@ def export(tasks: Sequence[Task], folder: str | Path, shots: int = 4, prompt_for
         The YAML files.
 
     Raises:
-        ValueError: a task has no pair to test, or fewer demonstrations than that.
+        ValueError: a task has no pair to test, or fewer demonstrations than that, or two would have files of one name.
     """
+    names = [_file_name(task) for task in tasks]
+    if twice := next((task.name for task, name in zip(tasks, names, strict=True) if names.count(name) > 1), None):
+        raise ValueError(f"The task {twice!r} would have files of the same name as another; give it another name.")
     for task in tasks:
         task.items(1)
         if shots > len(task.split("shots")):
@@ -47,8 +50,12 @@ def export(tasks: Sequence[Task], folder: str | Path, shots: int = 4, prompt_for
     return [_export(task, Path(folder).absolute(), shots, prompt_format) for task in tasks]
 
 
+def _file_name(task: Task) -> str:
+    return PREFIX + "".join(letter if letter.isalnum() else "_" for letter in task.name)
+
+
 def _export(task: Task, folder: Path, shots: int, prompt_format: PromptFormat) -> Path:
-    name = PREFIX + "".join(letter if letter.isalnum() else "_" for letter in task.name)
+    name = _file_name(task)
     files = {part: folder / f"{name}_{part}.parquet" for part in PARTS}
     for part, path in files.items():
         with written_whole(path) as temporary:

@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from bigramlib.instruction.answers import LONGEST_ANSWER, Precision, exact_matches, generated, is_right
-from bigramlib.instruction.prompts import TEXT, WORLD, Prompt, PromptFormat, chat
+from bigramlib.instruction.examples import draw_texts, tokenized
+from bigramlib.instruction.prompts import TEXT, WORLD, Prompt, PromptFormat, chat, prompt_tokens
 from bigramlib.instruction.sources import load_tasks
 from bigramlib.instruction.tasks import Pair, Task, halves
 from bigramlib.instruction.tuning import instruction_tune
@@ -34,6 +35,8 @@ GIVEN_EXAMPLES = "base, the examples that the tuned model wrote"
 RELEASED = "tuned model as released"
 READ_FEW_SHOT = "base, demonstrations, read like the released model"
 SHOTS, ITEMS = 4, 60
+FEWEST_TASKS, FEWEST_PAIRS = 4, 3
+"""As many tasks as an interval needs, and as many pairs of each as writing two examples and an answer needs."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,12 @@ class Items:
         for task in self.tasks:
             task.items(1)
             task.shots(self.shots, np.random.default_rng(0))
+            for _, answer in task.pairs:
+                if end := next((end for end in self.prompt_format.ends if end in answer), None):
+                    raise ValueError(
+                        f"The task {task.name!r} has the answer {answer!r} with {end!r}, which ends an answer; leave it out or "
+                        "give a prompt format with other ends."
+                    )
         names = [task.name for task in self.tasks]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"Two tasks are called {twice!r}; give each its own name.")
@@ -79,6 +88,21 @@ class Items:
         tasks = load_tasks(source or ("world" if world else "builtin"))
         small = sum(parameter.numel() for parameter in model.hf.parameters()) < SMALL
         return cls(tasks, WORLD if world else TEXT, count, shots, seed, "float32" if small else "bfloat16")
+
+    def check(self, *models: LanguageModel) -> None:
+        """Raise ValueError, before hours of tuning, unless models can be asked all of this and a base be tuned on it.
+
+        Args:
+            models: the base, and others that are asked.
+        """
+        if len(self.tasks) < FEWEST_TASKS:
+            raise ValueError(f"There are {len(self.tasks)} tasks; a correlation over tasks needs at least {FEWEST_TASKS}.")
+        for task in self.tasks:
+            if (count := len(task.split("tuning"))) < FEWEST_PAIRS:
+                raise ValueError(f"The task {task.name!r} has {count} pairs to tune on and needs {FEWEST_PAIRS}; give it more.")
+            for model in models:
+                for text, answer in prompt_tokens(model, self.few_shot(task)):
+                    model.check_length(len(text) + len(answer))
 
     def of(self, task: Task) -> list[Pair]:
         """The tested pairs of a task."""
@@ -157,38 +181,43 @@ def tuned_scores(pair: Sequence[tuple[LanguageModel, list[Task]]], items: Items)
     return pd.concat(found, ignore_index=True)
 
 
-def written_scores(
-    base: LanguageModel, items: Items, config: TuneConfig, examples: int = 2, tokens: int = LONGEST_ANSWER
-) -> pd.DataFrame:
+def written_scores(base: LanguageModel, items: Items, config: TuneConfig, examples: int = 2) -> pd.DataFrame:
     """The fair comparison (SampleGen): a model tuned to write examples before it answers, and the base given those examples.
+
+    An example with the asked input itself is left out. Both arms are right where the answer is exactly right.
 
     Args:
         base: the base model.
         items: what is asked.
         config: how to tune; each half of the tasks has its model.
         examples: how many examples are written.
-        tokens: how long examples and answer together may be.
 
     Returns:
         Columns as in `scores`; arms `WRITES_EXAMPLES` (the tuned model's own answer) and `GIVEN_EXAMPLES` (the base's answer
         after those examples in the few-shot layout).
     """
     found = []
-    for model, half in tuned_halves(base, items, replace(config, written_examples=examples)):
-        prompts = [prompt for task in half for prompt in items.instruction(task)]
+    config, layout = replace(config, written_examples=examples), items.prompt_format
+    for model, half in tuned_halves(base, items, config):
+        trained = tokenized(base, draw_texts(half, config, layout), layout)
+        longest = max(len(example.ids) - example.prompt_length for example in trained)
         pairs = [pair for task in half for pair in items.of(task)]
-        texts = generated(model, prompts, tokens=tokens)
-        answers = [written_answer(text, items.prompt_format) or "" for text in texts]
-        own = [is_right(answer, right) for answer, (_, right) in zip(answers, pairs, strict=True)]
-        shown = [written_demonstrations(text, items.prompt_format)[:examples] for text in texts]
-        given = [items.prompt_format.few_shot(written, pair) for written, pair in zip(shown, pairs, strict=True)]
+        prompts = [prompt for task in half for prompt in items.instruction(task)]
+        texts = generated(model, prompts, tokens=longest + longest // 4)
+        own = [written_answer(text, layout) == answer for text, (_, answer) in zip(texts, pairs, strict=True)]
+        written = [written_demonstrations(text, layout) for text in texts]
+        shown = [[one for one in some if one[0] != asked][:examples] for some, (asked, _) in zip(written, pairs, strict=True)]
+        given = [layout.few_shot(some, pair) for some, pair in zip(shown, pairs, strict=True)]
         found.append(_table(WRITES_EXAMPLES, items, half, np.array(own)))
-        found.append(_table(GIVEN_EXAMPLES, items, half, exact_matches(base, given, items.prompt_format.ends, items.precision)))
+        found.append(_table(GIVEN_EXAMPLES, items, half, exact_matches(base, given, layout.ends, items.precision)))
     return pd.concat(found, ignore_index=True)
 
 
 def facts(tasks: Iterable[Task]) -> pd.DataFrame:
-    """What else may explain scores, by task: kind, cluster, majority (share of the most frequent answer), answer_length."""
+    """What else may explain scores, by task.
+
+    Columns kind, cluster, majority (share of the most frequent answer), answer_length (characters), tuning_pairs (how many).
+    """
     rows = {
         task.name: (task.kind, task.cluster, task.majority_share, task.answer_length, len(task.split("tuning")))
         for task in tasks
@@ -203,17 +232,37 @@ def _table(arm: str, items: Items, tasks: Sequence[Task], correct: np.ndarray) -
     return pd.DataFrame(rows, columns=["task", "kind", "cluster", "arm", "input"]).assign(correct=correct)
 
 
-def released_scores(base: LanguageModel, instruct: LanguageModel, items: Items, tokens: int = LONGEST_ANSWER) -> pd.DataFrame:
-    """A released model that was tuned from the base, and the base with demonstrations, both read in the same lenient way.
+def read_scores(
+    model: LanguageModel, arm: str, items: Items, prompts: Callable[[Task], list[Prompt]], tokens: int = LONGEST_ANSWER
+) -> pd.DataFrame:
+    """As `scores`, but the model writes, and a text is right if its first line holds the answer (`is_right`).
 
-    Such models answer in sentences, so exact match says little of them. Both models write, and a text is right if its first
-    line holds the answer (`is_right`). Reading the base alone leniently, or alone strictly, would make or hide a difference.
+    Chat models answer in sentences, so exact match says little of them. One that thinks aloud first is not read well: its first
+    line is no answer.
+
+    Args:
+        model: the model that answers.
+        arm: what the arm is called.
+        items: what is asked.
+        prompts: gives the prompts of a task.
+        tokens: how long an answer may be.
+    """
+    asked = [prompt for task in items.tasks for prompt in prompts(task)]
+    answers = [answer for task in items.tasks for _, answer in items.of(task)]
+    texts = generated(model, asked, items.prompt_format.ends, tokens)
+    right = [is_right(text, answer, lenient=True) for text, answer in zip(texts, answers, strict=True)]
+    return _table(arm, items, items.tasks, np.array(right))
+
+
+def released_scores(base: LanguageModel, instruct: LanguageModel, items: Items) -> pd.DataFrame:
+    """A released model that was tuned from the base, and the base with demonstrations, both read by `read_scores`.
+
+    Reading the base alone leniently, or alone strictly, would make or hide a difference.
 
     Args:
         base: the base model.
         instruct: the released model; it is asked in its chat template.
         items: what is asked.
-        tokens: how long an answer may be.
 
     Returns:
         Columns as in `scores`; arms `RELEASED` and `READ_FEW_SHOT`.
@@ -227,13 +276,10 @@ def released_scores(base: LanguageModel, instruct: LanguageModel, items: Items, 
             f"{base.name!r} and {instruct.name!r} have different vocabularies (the token {differing!r}), so one was not tuned "
             "from the other; give a base and a model tuned from it."
         )
-    pairs = [pair for task in items.tasks for pair in items.of(task)]
-    instructions = [instruction for task in items.tasks for instruction in items.instructions(task)]
-    asked = [chat(instruct.tokenizer, instruction, pair) for instruction, pair in zip(instructions, pairs, strict=True)]
-    shown = [prompt for task in items.tasks for prompt in items.few_shot(task)]
-    found = []
-    for arm, model, prompts, ends in ((RELEASED, instruct, asked, ()), (READ_FEW_SHOT, base, shown, items.prompt_format.ends)):
-        texts = generated(model, prompts, ends, tokens)
-        right = [is_right(text, answer, lenient=True) for text, (_, answer) in zip(texts, pairs, strict=True)]
-        found.append(_table(arm, items, items.tasks, np.array(right)))
-    return pd.concat(found, ignore_index=True)
+
+    def chats(task: Task) -> list[Prompt]:
+        drawn = zip(items.instructions(task), items.of(task), strict=True)
+        return [chat(instruct, instruction, pair) for instruction, pair in drawn]
+
+    arms = ((RELEASED, instruct, chats), (READ_FEW_SHOT, base, items.few_shot))
+    return pd.concat([read_scores(model, arm, items, prompts) for arm, model, prompts in arms], ignore_index=True)

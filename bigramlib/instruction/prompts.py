@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from transformers import PreTrainedTokenizerBase
-
 from bigramlib.instruction.tasks import Pair
+from bigramlib.models.language_model import LanguageModel
 
 
 @dataclass(frozen=True)
@@ -68,14 +67,47 @@ WORLD = PromptFormat("{input} ~", " {answer}", " / ", "{instruction} / {question
 """For models of the small world; no document there has this separator together with this end."""
 
 
-def chat(tokenizer: PreTrainedTokenizerBase, instruction: str, pair: Pair) -> Prompt:
-    """An instruction and an input in the chat template of a tokenizer.
+def chat(model: LanguageModel, instruction: str, pair: Pair) -> Prompt:
+    """An instruction and an input in the chat template of a model's tokenizer.
+
+    What the template begins with and `LanguageModel.prefix` puts before every text is left out, so that it stands there once.
 
     Raises:
         ValueError: the tokenizer has no chat template.
     """
+    tokenizer = model.tokenizer
     if not getattr(tokenizer, "chat_template", None):
-        raise ValueError("The tokenizer has no chat template; use few-shot or instruction prompts for this model.")
+        raise ValueError(f"The tokenizer of {model.name!r} has no chat template; use few-shot or instruction prompts for it.")
     messages = [{"role": "user", "content": f"{instruction}\n{pair[0]}"}]
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return Prompt(text.removeprefix(tokenizer.bos_token or ""), pair[1])
+    return Prompt(text.removeprefix(tokenizer.decode(model.prefix) if model.prefix else ""), pair[1])
+
+
+def prompt_tokens(model: LanguageModel, prompts: Sequence[Prompt]) -> list[tuple[list[int], list[int]]]:
+    """The token ids of each prompt's text, and of its answer as it follows that text.
+
+    Many tokenizers write a word after a space in another way than at the beginning of a text, so an answer is cut out of the
+    tokens of the whole. Only where a token covers the end of the text and the beginning of the answer are they tokenised apart.
+
+    Raises:
+        ValueError: the tokenizer cannot read a prompt, or it has no tokens before or in the answer.
+    """
+    texts = _read(model, [prompt.text for prompt in prompts])
+    wholes = _read(model, [prompt.text + prompt.answer for prompt in prompts])
+    found = []
+    for prompt, text, whole in zip(prompts, texts, wholes, strict=True):
+        joined = whole[: len(text)] == text and len(whole) > len(text)
+        answer = whole[len(text) :] if joined else _read(model, [prompt.answer])[0]
+        if not text or not answer:
+            raise ValueError(f"The prompt {prompt!r} has no tokens, or its answer has none; give both some text.")
+        found.append((text, answer))
+    return found
+
+
+def _read(model: LanguageModel, texts: list[str]) -> list[list[int]]:
+    try:
+        return model.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+    except Exception as error:  # of tokenizers: no token for what they do not know
+        raise ValueError(
+            f"The tokenizer of {model.name!r} cannot read the prompts, such as {texts[0]!r} ({error}); give tasks in its words."
+        ) from error

@@ -102,7 +102,7 @@ def _object(line: str, place: str, form: str) -> dict[str, Any]:
 
 
 def _text(row: dict[str, Any], key: str, place: str, form: str) -> str:
-    """A text of a row that is not empty and could be written to a file."""
+    """A text of a row, without space around it; it is not empty and could be written to a file."""
     text = row.get(key)
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"{place} has no text in {key!r}; write {form}.")
@@ -111,7 +111,7 @@ def _text(row: dict[str, Any], key: str, place: str, form: str) -> str:
     except UnicodeEncodeError as error:
         half = text[error.start]
         raise ValueError(f"{place} holds {half!r}, half of a character (a lone surrogate); remove or replace it.") from None
-    return text
+    return text.strip()
 
 
 def _texts(head: dict[str, Any], key: str, place: str) -> tuple[str, ...]:

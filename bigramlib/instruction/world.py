@@ -168,7 +168,10 @@ def world_documents(base: str, tokens: int, seed: int) -> Iterator[list[str]]:
 
 
 def _shown(task: Task) -> list[Pair]:
-    """What pretraining shows of a task: facts whole, since they cannot be inferred; of rules with many inputs, not the test."""
+    """What pretraining shows of a task: all pairs of facts, which cannot be inferred, and of rules with few inputs.
+
+    Of rules with many inputs it never shows the tested ones.
+    """
     few = len(task.pairs) <= len(CLASSES) * CLASS_SIZE
     return [*task.split("shots"), *task.split("tuning"), *(task.split("test") if few else ())]
 

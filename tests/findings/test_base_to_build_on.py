@@ -161,7 +161,7 @@ def test_the_best_head_helps_with_inexplicable_tokens_where_its_interval_exclude
     verdict = verdict_of("inexplicable", gained=bought(width=width))
     assert verdict.holds == holds and verdict.ours.startswith("head 0.1 buys 0.40 nats (")
     if holds == "not testable":
-        assert verdict.ours == "head 0.1 buys 0.40 nats (interval unknown: too few documents) of the full model's 2.00"
+        assert verdict.ours == "head 0.1 buys 0.40 nats (interval unknown: too few to tell) of the full model's 2.00"
 
 
 def test_the_subnetwork_is_a_head_start_where_whole_parts_need_many_times_its_weights(verdict_of, model):

@@ -45,20 +45,20 @@ def test_what_cannot_be_tested_says_why():
 
 def test_an_unknown_interval_is_said_in_words():
     exists, tiny = ALL_CLAIMS["exists"], ALL_CLAIMS["exists, tiny"]
-    words = "(interval unknown: too few documents)"
+    words = "(interval unknown: too few to tell)"
     found = check(None, exists, r=0.96, density=0.04, **UNKNOWN)
     assert (found.holds, found.ours) == ("yes", f"r 0.960 {words} with 4.00% kept")
     found = check(None, tiny, r=float("nan"), density=0.004, **UNKNOWN)
     assert (found.holds, found.ours) == ("no", f"r unknown {words} with 0.40% kept")
     share = Claim("", "", "{low:+.0%} to {high:+.0%} of {bananas}", lambda **_: True)
-    assert check(None, share, bananas="bananas", **UNKNOWN).ours == "interval unknown: too few documents of bananas"
+    assert check(None, share, bananas="bananas", **UNKNOWN).ours == "interval unknown: too few to tell of bananas"
 
 
 def test_an_unknown_interval_decides_nothing_where_a_claim_is_judged_by_it():
     assert check(None, SURE, value=2.0, **UNKNOWN).holds == "not testable"
     assert check(None, SURE, value=2.0, low=1.5, high=2.5).holds == "yes"
     assert check(None, SURE, value=2.0, low=0.5, high=3.5).holds == "no"
-    assert check(None, SURE, value=2.0, **UNKNOWN).ours == "2.00 (interval unknown: too few documents)"
+    assert check(None, SURE, value=2.0, **UNKNOWN).ours == "2.00 (interval unknown: too few to tell)"
 
 
 def test_every_claim_that_is_judged_by_an_interval_shows_it():
@@ -74,7 +74,7 @@ def test_the_file_has_one_row_for_each_claim_in_the_order_of_their_first_record(
     table = pd.read_csv(tmp_path / "claims.csv")
     assert list(table.columns) == COLUMNS == ["claim", "paper", "ours", "holds"]
     assert table.to_numpy().tolist() == [
-        ["The value is surely large", "above 1", "2.00 (interval unknown: too few documents)", "not testable"],
+        ["The value is surely large", "above 1", "2.00 (interval unknown: too few to tell)", "not testable"],
         ["The value is large", "above 1", "value 2.00", "yes"],
     ]
 

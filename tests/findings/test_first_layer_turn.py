@@ -93,7 +93,7 @@ def test_the_turn_is_told_with_its_layers_and_rises():
 def test_no_turn_is_seen_where_no_r_is_known(tmp_path):
     unknown = (np.nan, np.nan, np.nan)
     verdict = verdict_of("turn", tmp_path, lenses=report(unknown, unknown))
-    assert verdict.holds == "no" and "to unknown, interval unknown: too few documents" in verdict.ours
+    assert verdict.holds == "no" and "to unknown, interval unknown: too few to tell" in verdict.ours
 
 
 @pytest.mark.parametrize(("recalls", "holds"), [((0.99, 0.3, 0.1), "yes"), ((0.99, 0.95, 0.1), "no")])

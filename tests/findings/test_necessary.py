@@ -111,7 +111,7 @@ def test_a_single_subnetwork_is_the_largest_and_the_smallest(subnetworks):
 def test_an_unknown_interval_of_the_rise_is_said(subnetworks):
     unknown = ablation().assign(rise_low=np.nan, rise_high=np.nan)
     verdict, _ = judge(None, subnetworks, {3.0: unknown, 10.0: unknown}, lost())
-    assert "+3.00 nats (interval unknown: too few documents) against" in verdict.ours and verdict.holds == "yes"
+    assert "+3.00 nats (interval unknown: too few to tell) against" in verdict.ours and verdict.holds == "yes"
 
 
 def test_an_ablation_is_drawn_with_a_bar_for_each_case_and_its_numbers(axes):

@@ -123,6 +123,30 @@ def test_values_reach_every_notebook_in_order_from_options_or_the_environment(ex
     assert lines == ["== notebook 02 on mini", "== notebook 01 on mini", "Claims checked on mini (0 of 0 hold):"]
 
 
+def test_without_a_model_each_notebook_has_its_own_and_13_stays_with_the_small_world(executed, checkout, monkeypatch, capfd):
+    for name in ("11_c", "13_d"):
+        write_notebook(checkout / f"notebooks/{name}.ipynb", "1 + 1")
+    run(monkeypatch, "reproduce", "--notebooks=01 11 13")
+    assert [executed[number]["model"] for number in ("01", "11", "13")] == ["mini", "world-a0", "world-a0"]
+    assert "corpus" in executed["01"] and "corpus" not in executed["11"]
+    assert "Claims checked on world-a0" in capfd.readouterr().out
+    run(monkeypatch, "reproduce", "--notebooks=11 13", "--model=mini")
+    assert [executed[number]["model"] for number in ("11", "13")] == ["mini", "world-a0"]
+    run(monkeypatch, "reproduce", "--notebooks=13", "--model=world-b1")
+    assert executed["13"]["model"] == "world-b1"
+
+
+def test_paths_in_settings_start_from_the_root(executed, checkout, monkeypatch):
+    (checkout / "notebooks/settings/mini").mkdir()
+    (checkout / "notebooks/settings/mini/01.yaml").write_text(
+        yaml.safe_dump({"tasks": "my tasks", "partner": "mini", "items": 5})
+    )
+    (checkout / "my tasks").mkdir()
+    run(monkeypatch, "reproduce", "--notebooks=01")
+    given = executed["01"]
+    assert (given["tasks"], given["partner"], given["items"]) == (f"{checkout}/my tasks", "mini", 5)
+
+
 def test_settings_of_a_model_take_the_place_of_defaults_but_not_of_what_was_given(executed, checkout, monkeypatch):
     (checkout / "notebooks/settings/mini").mkdir()
     (checkout / "notebooks/settings/mini/02.yaml").write_text(yaml.safe_dump({"penalties": [3, 10], "device": "cuda"}))

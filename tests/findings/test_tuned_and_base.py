@@ -5,7 +5,17 @@ import pandas as pd
 import pytest
 
 from bigramlib.findings import tuned_and_base as measured
-from bigramlib.findings.tuned_and_base import CLAIMS, arms, compare, correlations, judge, pair_scores, plot_arms, plot_pairs
+from bigramlib.findings.tuned_and_base import (
+    CLAIMS,
+    arms,
+    compare,
+    correlations,
+    default_partner,
+    judge,
+    pair_scores,
+    plot_arms,
+    plot_pairs,
+)
 from bigramlib.instruction import pairs
 from bigramlib.instruction.pairs import (
     FEW_SHOT,
@@ -89,8 +99,8 @@ def test_a_base_that_follows_instructions_is_not_at_the_floor(asked, monkeypatch
     assert verdicts(comparison(asked, monkeypatch, unrelated, RANKS, **{ZERO_SHOT: RANKS}))["floor"] == "no"
 
 
-def test_of_a_released_model_only_the_pair_is_judged(asked, monkeypatch, unrelated):
-    monkeypatch.setattr(measured, "scores", lambda model, arm, items, prompts: table(**{arm: RANKS}))
+def test_of_a_released_model_only_the_pair_is_judged_and_all_are_read_alike(asked, monkeypatch, unrelated):
+    monkeypatch.setattr(measured, "read_scores", lambda model, arm, items, prompts: table(**{arm: RANKS}))
     chances = {ZERO_SHOT: RANKS * 0.05, FEW_SHOT: RANKS, RELEASED: RANKS, READ_FEW_SHOT: RANKS}
     found = compare(table(**chances), asked, unrelated)
     assert found.tuned == RELEASED and found.held_out is None
@@ -132,3 +142,8 @@ def test_every_seed_of_tuning_is_scored(asked, model, monkeypatch):
     found = pair_scores(model, few, [3, 5])
     assert set(found[found.arm == TUNED].seed) == set(found[found.arm == HELD_OUT].seed) == {3, 5}
     assert found[found.arm == FEW_SHOT].seed.isna().all()
+
+
+def test_a_partner_saw_other_tasks_or_is_of_another_family():
+    assert default_partner("world-a1") == "world-b1" and default_partner("world-b0") == "world-a0"
+    assert default_partner("gemma-3-270m") == "smollm2-135m-instruct" != default_partner("smollm2-135m-instruct")

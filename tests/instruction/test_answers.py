@@ -1,11 +1,16 @@
+import copy
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from tokenizers import normalizers
+from tokenizers.processors import TemplateProcessing
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from bigramlib import LanguageModel
 from bigramlib.instruction.answers import exact_matches, generated, is_right, option_matches, option_scores
-from bigramlib.instruction.prompts import TEXT, Prompt, chat
+from bigramlib.instruction.prompts import TEXT, Prompt, chat, prompt_tokens
 
 STARTS = ["the cat", "a dog and", "no cats here", "the rat sat down on", "mat", "a"]
 
@@ -100,6 +105,8 @@ def test_the_likeliest_option_is_chosen(model):
         ("Comparison", "Paris", False, False),
         ("Lyon\nParis", "Paris", False, False),
         ("", "Paris", False, False),
+        ("It is St. John's, I think.", "St. John's", False, True),
+        ("Washington, D.C.", "Washington, D.C.", True, True),
     ],
 )
 def test_a_reading_is_the_first_line(text, answer, exact, lenient):
@@ -118,6 +125,42 @@ def test_an_empty_answer_is_refused(model):
         exact_matches(model, [Prompt("the cat", "")], TEXT.ends)
 
 
-def test_a_tokenizer_without_chat_template_is_refused(tokenizer):
+def test_a_tokenizer_without_chat_template_is_refused(model):
     with pytest.raises(ValueError, match="no chat template"):
-        chat(tokenizer, "Say it.", ("x", "y"))
+        chat(model, "Say it.", ("x", "y"))
+
+
+def with_template(model, template, tokenizer=None):
+    tokenizer = copy.deepcopy(tokenizer or model.tokenizer)
+    tokenizer.chat_template = template
+    return dataclasses.replace(model, tokenizer=tokenizer)
+
+
+def test_a_template_keeps_its_first_token_where_nothing_else_puts_it(model):
+    chatting = with_template(model, "<|endoftext|>{{ messages[0].content }}!")
+    assert chatting.prefix == [] and chat(chatting, "Say it.", ("x", "y")).text == "<|endoftext|>Say it.\nx!"
+
+
+def test_what_stands_before_every_text_is_not_put_twice(model):
+    backend = copy.deepcopy(model.tokenizer.backend_tokenizer)
+    backend.post_processor = TemplateProcessing(single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<|endoftext|>", eos_token="<|endoftext|>")
+    chatting = with_template(model, "<|endoftext|>{{ messages[0].content }}!", tokenizer)
+    assert chatting.prefix == [0] and chat(chatting, "Say it.", ("x", "y")).text == "Say it.\nx!"
+
+
+def test_an_answer_has_the_tokens_that_it_has_after_its_text(model):
+    backend = copy.deepcopy(model.tokenizer.backend_tokenizer)
+    backend.normalizer = normalizers.Prepend(" ")  # as SentencePiece: every text begins with a space
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|endoftext|>")
+    spaced = dataclasses.replace(model, tokenizer=tokenizer)
+    ((text, answer),) = prompt_tokens(spaced, [Prompt("the dog sat", " on")])
+    assert text + answer == tokenizer("the dog sat on")["input_ids"] and answer != tokenizer(" on")["input_ids"]
+
+
+def test_scores_do_not_depend_on_the_callers_precision(model):
+    prompts = [Prompt(start, " cat") for start in STARTS]
+    expected = option_scores(model, prompts, [[" cat", " dog"]] * len(prompts))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = option_scores(model, prompts, [[" cat", " dog"]] * len(prompts))
+    assert np.array_equal(np.concatenate(expected), np.concatenate(found))

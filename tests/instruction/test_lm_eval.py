@@ -74,3 +74,8 @@ def test_too_few_demonstrations_are_refused_before_anything_is_written(tmp_path)
     with pytest.raises(ValueError, match=r"'the task/1' has \d+ demonstrations, fewer than 50"):
         export([TASK], tmp_path / "folder", 50)
     assert not (tmp_path / "folder").exists()
+
+
+def test_tasks_with_files_of_one_name_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="same name as another"):
+        export([TASK, Task("the task 1", "rule", "numbers", ("Do it.",), PAIRS)], tmp_path)

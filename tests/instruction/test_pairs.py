@@ -169,3 +169,36 @@ def test_one_task_alone_has_no_other(items):
 def test_facts_say_what_guessing_scores():
     table = facts(TASKS)
     assert table.majority["cat"] == 1 and table.majority["mat"] < 0.2 and table.answer_length["rat"] == 3
+
+
+def test_tasks_that_a_model_cannot_read_or_that_are_too_few_are_refused_before_any_work(model, world, items):
+    items.check(model)
+    with pytest.raises(ValueError, match="cannot read the prompts"):
+        items.check(world)
+    with pytest.raises(ValueError, match="There are 3 tasks"):
+        dataclasses.replace(items, tasks=TASKS[:3]).check(model)
+
+
+def test_an_answer_with_an_end_in_it_is_refused():
+    pairs = tuple((str(number), "two\nlines") for number in range(20))
+    with pytest.raises(ValueError, match="which ends an answer"):
+        Items([Task("poem", "rule", "all", ("Write.",), pairs)], TEXT, shots=1)
+
+
+def test_a_written_example_with_the_asked_input_is_not_given_to_the_base(tokenizer, items, monkeypatch):
+    model, given = build("gpt2", tokenizer), []
+    asked = items.of(TASKS[0])[0][0]
+    text = f"\n\nInput: {asked}\nOutput: a\n\nInput: x\nOutput: q\n\nInput: y\nOutput: a"
+    monkeypatch.setattr(pairs, "generated", lambda tuned, prompts, tokens: [text] * len(prompts))
+    monkeypatch.setattr(
+        pairs, "exact_matches", lambda base, prompts, ends, precision: given.extend(prompts) or np.ones(len(prompts))
+    )
+    written_scores(model, items, QUICK)
+    assert any(prompt.text.endswith(f"Input: {asked}\nOutput:") for prompt in given)
+    assert not any(prompt.text.count(f"Input: {asked}\n") > 1 for prompt in given)
+
+
+def test_upper_case_is_not_read_leniently_where_examples_were_written(tokenizer, items, monkeypatch):
+    text = "\n\nInput: x\nOutput: q\n\nInput: z\nOutput: q\n\nInput: y\nOutput: SAT"
+    monkeypatch.setattr(pairs, "generated", lambda tuned, prompts, tokens: [text] * len(prompts))
+    assert by_task(written_scores(build("gpt2", tokenizer), items, QUICK))[WRITES_EXAMPLES]["rat"] == 0

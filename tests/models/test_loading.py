@@ -347,7 +347,7 @@ def test_mini_is_the_last_of_its_checkpoints():
 
 
 def test_unknown_names_get_one_sentence(tmp_path):
-    with pytest.raises(ValueError, match=r"There is no model 'no/such-model'.*not embedded \(mini\)"):
+    with pytest.raises(ValueError, match=r"There is no model 'no/such-model'.*not embedded \(mini, world-a0"):
         load_model("no/such-model")
     with pytest.raises(ValueError, match=r"'mini' has no checkpoint 'step7'; use one of step0, step32"):
         load_model("mini@step7")
