@@ -77,8 +77,8 @@ class Surveyed:
 def surveyed_names(wanted: Sequence[str] = ()) -> dict[str, str]:
     """Names of the models that have subnetworks in the store, with the source of their text.
 
-    Randomly initialised controls are left out, and so are checkpoints of a model that is itself in the store. Subnetworks whose
-    text cannot be read again are left out with a warning.
+    Randomly initialised controls are left out, models tuned here, which have no name to load them by, and checkpoints of a model
+    that is itself in the store. Subnetworks whose text cannot be read again are left out with a warning.
 
     Args:
         wanted: names of models; all models if it is empty.
@@ -87,7 +87,7 @@ def surveyed_names(wanted: Sequence[str] = ()) -> dict[str, str]:
         ValueError: there are no such models, or one of the wanted models has no subnetwork in the store.
     """
     rows = [facts | origins(facts) for facts in (each.provenance for each in _stored())]
-    rows = [facts for facts in rows if facts["model_origin"] != "random"]
+    rows = [facts for facts in rows if facts["model_origin"] not in ("random", "tuned")]
     names: dict[str, str] = {}
     for name, source in sorted({(facts["model"], facts["corpus_source"]) for facts in rows}):
         try:

@@ -108,6 +108,7 @@ def test_what_the_fields_of_a_provenance_say_goes_before_names(store):
     fields = {"model_source": "one", "model_revision": "", "model_origin": "pretrained", "corpus_source": "self"}
     store("one", corpus="drawn by one", **fields)
     store("other", corpus="sotu", **fields | {"model_origin": "random"})
+    store("one+tuned-0123", corpus="sotu", **fields | {"model_origin": "tuned"})
     assert surveyed_names() == {"one": "self"}
 
 
