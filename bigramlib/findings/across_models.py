@@ -77,8 +77,8 @@ class Surveyed:
 def surveyed_names(wanted: Sequence[str] = ()) -> dict[str, str]:
     """Names of the models that have subnetworks in the store, with the source of their text.
 
-    Randomly initialised controls are left out, models tuned here, which have no name to load them by, and checkpoints of a model
-    that is itself in the store. Subnetworks whose text cannot be read again are left out with a warning.
+    Randomly initialised controls are left out, models tuned here, which have no name to load them by, and checkpoints of a
+    model that is itself in the store. Subnetworks whose text cannot be read again are left out with a warning.
 
     Args:
         wanted: names of models; all models if it is empty.
