@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from bigramlib.findings.claims import INHERENT_LIMITS, Claim, Verdict, check, untestable
-from bigramlib.findings.style import BLUE, GREY, ORANGE, RED
+from bigramlib.findings.style import BLUE, GREY, ORANGE, RED, write_above
 from bigramlib.instruction.exposure import ALL_TASKS, BASES_AGREE, MAJORITY, NEVER, SHOWN, SHOWN_TASKS, TWIN
 from bigramlib.instruction.pairs import FEW_SHOT, HELD_OUT, TUNED, ZERO_SHOT, Items, base_scores, tuned_halves, tuned_scores
 from bigramlib.instruction.tuning import TuneConfig
@@ -280,9 +280,7 @@ def plot_comparisons(axes: Axes, within: pd.DataFrame) -> None:
         colour = GREY if case == BASES_AGREE else BLUE
         axes.hlines(position, row["low"], row["high"], color=colour, linewidth=2)
         axes.plot(row["r"], position, "o", color=colour)
-        axes.annotate(
-            f"{row['r']:.2f}", (row["r"], position), xytext=(0, 6), textcoords="offset points", ha="center", fontsize="small"
-        )
+        write_above(axes, row["r"], position)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(within)), list(within.index[::-1]))
     axes.set(xlim=(-0.4, 1), xlabel="r within a task", title="The same r under controls")

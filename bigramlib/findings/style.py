@@ -67,6 +67,11 @@ def save_table(data: pd.DataFrame, folder: Path | None, name: str, float_format:
             data.to_csv(file, index=False, float_format=float_format)
 
 
+def write_above(axes: Axes, value: float, position: int) -> None:
+    """Write a value above its point, in a figure with a row for each case."""
+    axes.annotate(f"{value:.2f}", (value, position), xytext=(0, 6), textcoords="offset points", ha="center", fontsize="small")
+
+
 def pretraining_axis(axes: Axes, steps: pd.Series) -> None:
     """Show pretraining steps on the horizontal axis; a model without checkpoints has a single point on it."""
     if steps.nunique() == 1:

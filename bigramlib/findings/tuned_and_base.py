@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from bigramlib.findings.claims import INHERENT_LIMITS, Claim, Verdict, check, untestable
-from bigramlib.findings.style import BLUE, GREY, ORANGE, RED
+from bigramlib.findings.style import BLUE, GREY, ORANGE, RED, write_above
 from bigramlib.instruction.agreement import Agreement, PartnerControl, agreement, partner_control
 from bigramlib.instruction.boundary import Beyond, beyond
 from bigramlib.instruction.pairs import (
@@ -274,7 +274,7 @@ def plot_arms(axes: Axes, table: pd.DataFrame) -> None:
     rows = table.iloc[::-1]
     axes.errorbar(rows.score, range(len(rows)), xerr=np.abs(rows[["low", "high"]].T - rows.score), fmt="o", color=BLUE)
     for position, value in enumerate(rows.score):
-        label(axes, value, position)
+        write_above(axes, value, position)
     axes.set_yticks(range(len(rows)), rows.index)
     axes.set(xlabel="share right, mean over tasks", xlim=(0, 1), ylim=(-0.5, len(rows) - 0.3), title="How well each arm does")
 
@@ -286,13 +286,8 @@ def plot_correlations(axes: Axes, table: pd.DataFrame) -> None:
     for position, (row, colour) in enumerate(zip(rows.itertuples(), colours, strict=True)):
         axes.plot([row.low, row.high], [position, position], color=colour)
         axes.plot(row.rho, position, "o", color=colour)
-        label(axes, row.rho, position)
+        write_above(axes, row.rho, position)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(rows)), rows.index)
     axes.set(xlabel="Spearman's rho over tasks", xlim=(-1, 1), ylim=(-0.5, len(rows) - 0.3))
     axes.set_title("What the tuned model's scores follow")
-
-
-def label(axes: Axes, value: float, position: int) -> None:
-    """Write a value above its point."""
-    axes.annotate(f"{value:.2f}", (value, position), xytext=(0, 6), textcoords="offset points", ha="center", fontsize="small")

@@ -19,7 +19,7 @@ from bigramlib.instruction.prompts import TEXT, WORLD, Prompt, PromptFormat, cha
 from bigramlib.instruction.sources import load_tasks
 from bigramlib.instruction.tasks import Pair, Task, halves
 from bigramlib.instruction.tuning import instruction_tune
-from bigramlib.instruction.tuning_config import SMALL, TuneConfig
+from bigramlib.instruction.tuning_config import TuneConfig, is_small
 from bigramlib.instruction.world import world_tokenizer
 from bigramlib.instruction.written import written_answer, written_demonstrations
 from bigramlib.models.language_model import LanguageModel
@@ -86,8 +86,8 @@ class Items:
         """
         world = model.tokenizer_hash == tokenizer_hash(world_tokenizer())
         tasks = load_tasks(source or ("world" if world else "builtin"))
-        small = sum(parameter.numel() for parameter in model.hf.parameters()) < SMALL
-        return cls(tasks, WORLD if world else TEXT, count, shots, seed, "float32" if small else "bfloat16")
+        precision: Precision = "float32" if is_small(model) else "bfloat16"
+        return cls(tasks, WORLD if world else TEXT, count, shots, seed, precision)
 
     def check(self, *models: LanguageModel) -> None:
         """Raise ValueError, before hours of tuning, unless models can be asked all of this and a base be tuned on it.

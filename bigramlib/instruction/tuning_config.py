@@ -18,9 +18,14 @@ else:  # what may be given; what is kept is a plain int or float
     Whole = Real = object
 
 SMALL = 10**7
-"""Models of fewer parameters are tuned whole."""
+"""Models of fewer parameters are tuned whole, and scored in float32."""
 AT_LEAST = {"steps": 1, "batch_size": 1, "warmup_steps": 0, "written_examples": 0, "rank": 1, "seed": 0}
 """The whole numbers among the settings, with the least that each may be."""
+
+
+def is_small(model: LanguageModel) -> bool:
+    """Whether a model has fewer than `SMALL` parameters."""
+    return sum(parameter.numel() for parameter in model.hf.parameters()) < SMALL
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,7 @@ class TuneConfig:
     @classmethod
     def suited(cls, model: LanguageModel, seed: int = 0) -> TuneConfig:
         """Settings that were tried on models of such a size: small ones are tuned whole, others through LoRA in bfloat16."""
-        if sum(parameter.numel() for parameter in model.hf.parameters()) < SMALL:
+        if is_small(model):
             return cls(steps=100, batch_size=32, learning_rate=5e-4, rank=None, seed=seed)
         return cls(precision="bfloat16", seed=seed)
 
