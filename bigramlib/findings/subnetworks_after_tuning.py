@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from itertools import combinations, product
 from pathlib import Path
 
@@ -80,12 +81,12 @@ SUBNETWORK, RANDOM = "the base's subnetwork", "random weights"
 # -- subnetworks ------------------------------------------------------------------------------------------------------
 
 
-def gentle(steps: int, learning_rate: float) -> TuneConfig:
-    """Settings that teach a small model its tasks and leave most of its knowledge of running text.
+def gentle(model: LanguageModel, steps: int, learning_rate: float) -> TuneConfig:
+    """Settings that teach a model its tasks and leave most of its knowledge of running text.
 
     Low-rank changes alone: they are small enough to be kept beside the notebooks.
     """
-    return TuneConfig(steps=steps, batch_size=32, learning_rate=learning_rate, rank=8, alpha=8.0)
+    return replace(TuneConfig.suited(model), steps=steps, learning_rate=learning_rate, rank=8, alpha=8.0)
 
 
 def find_all(studies: Mapping[str, Study], penalty: float, seeds: Iterable[int]) -> dict[tuple[str, int], Subnetwork]:
