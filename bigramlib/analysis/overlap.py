@@ -13,7 +13,7 @@ from jaxtyping import Bool
 from scipy.special import gammaincc, gammaln, logsumexp
 from scipy.stats import binom, hypergeom
 
-from bigramlib.models.architectures import Component
+from bigramlib.models.components import Component
 from bigramlib.subnetworks.subnetwork import Subnetwork
 
 CHUNK = 1024
@@ -38,7 +38,7 @@ def overlap_test(a: Subnetwork, b: Subnetwork) -> pd.DataFrame:
     p is the probability of an overlap at least as large. It is given as log10, since p itself can be too small for a float.
 
     Returns:
-        A row for each layer and component, then one for each component over all layers, then one with component "total"
+        A row for each layer and component (all experts together), then one for each component over all layers, then one with component "total"
         (layer is missing in both). Columns: layer, component, total (weights), kept_a, kept_b, overlap, contained (share of
         the smaller one that is in the larger one), jaccard (overlap / union), and for each null hypothesis the expected
         overlap, its z score and log10 p: flat_expected, flat_z, flat_log10_p, rows_expected, rows_z, rows_log10_p. NaN are
@@ -50,9 +50,10 @@ def overlap_test(a: Subnetwork, b: Subnetwork) -> pd.DataFrame:
     _check_same_shapes(a, b)
     parts = a.architecture.components
     matrices = [MatrixOverlap.of(_rows(a, part), _rows(b, part)) for part in parts]
-    groups: list[tuple[int | None, str, list[MatrixOverlap]]] = [
-        (part.layer, part.name, [matrix]) for part, matrix in zip(parts, matrices, strict=True)
-    ]
+    by_place: dict[tuple[int, str], list[MatrixOverlap]] = {}
+    for part, matrix in zip(parts, matrices, strict=True):
+        by_place.setdefault((part.layer, part.name), []).append(matrix)
+    groups: list[tuple[int | None, str, list[MatrixOverlap]]] = [(*place, found) for place, found in by_place.items()]
     for name in dict.fromkeys(part.name for part in parts):
         groups.append((None, name, [matrix for part, matrix in zip(parts, matrices, strict=True) if part.name == name]))
     groups.append((None, "total", matrices))
@@ -237,9 +238,3 @@ def _check_same_shapes(a: Subnetwork, b: Subnetwork) -> None:
             f"The two subnetworks are of models with different shapes ({a.architecture} and {b.architecture}); "
             "compare subnetworks of one model."
         )
-    for name, mask in a.masks.items():
-        if mask.shape != b.masks[name].shape:
-            raise ValueError(
-                f"The masks of {name!r} are {tuple(mask.shape)} and {tuple(b.masks[name].shape)}; "
-                "compare subnetworks of one model."
-            )

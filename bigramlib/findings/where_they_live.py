@@ -11,7 +11,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 
 from bigramlib.findings.claims import Claim, Verdict, check
-from bigramlib.models.architectures import ATTENTION_COMPONENTS
+from bigramlib.models.components import ATTENTION_COMPONENTS
 from bigramlib.subnetworks.places import first_mlp_dimensions, gini
 from bigramlib.subnetworks.subnetwork import Subnetwork
 

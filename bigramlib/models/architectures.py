@@ -1,113 +1,73 @@
-"""The one place that knows how each architecture lays out its attention and MLP matrices."""
+"""How architectures lay out their attention and MLP matrices: told from the names and shapes of parameters.
+
+What names and shapes cannot tell is listed here by model type: the order inside matrices that hold several components, and
+which matrices are stored [in, out].
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 from jaxtyping import Int
-from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
 
-ATTENTION_COMPONENTS = ("q", "k", "v", "o")
-WRITING_COMPONENTS = ("o", "mlp out")
-"""Those that write to the residual stream, so that heads and MLP dimensions are their inputs."""
+from bigramlib.models.components import ATTENTION_COMPONENTS, COMPONENTS, MLP_COMPONENTS, WRITING_COMPONENTS, Component
 
-
-@dataclass(frozen=True)
-class Component:
-    """One attention or MLP matrix of one layer, as a part of a parameter.
-
-    Attributes:
-        layer: from 0.
-        name: "q", "k", "v", "o", "mlp in", "mlp gate" or "mlp out".
-        parameter: the Hugging Face parameter that holds it.
-        axis: the axis of that parameter along which heads or MLP dimensions lie (outputs of q, k, v, mlp in and mlp gate;
-            inputs of o and mlp out).
-        units: [groups, size] indices along `axis`; a group is an attention head or a single MLP dimension.
-    """
-
-    layer: int
-    name: str
-    parameter: str
-    axis: int
-    units: Int[np.ndarray, "groups size"]
-
-    @property
-    def output_axis(self) -> int:
-        """The axis of the parameter along which output units lie, of whatever kind."""
-        return 1 - self.axis if self.name in WRITING_COMPONENTS else self.axis
-
-    def of(self, parameter: Tensor, groups: int | list[int] | None = None) -> Tensor:
-        """This component's part of a tensor shaped like its parameter (a copy), or only some heads' or dimensions' part."""
-        return parameter.index_select(self.axis, self.index(parameter, groups))
-
-    def fill_(self, parameter: Tensor, value: float | bool, groups: int | list[int] | None = None) -> None:
-        """Set this component's part of a tensor in place."""
-        parameter.index_fill_(self.axis, self.index(parameter, groups), value)
-
-    def index(self, parameter: Tensor, groups: int | list[int] | None = None) -> Tensor:
-        """Indices along `axis`, on the tensor's device."""
-        units = self.units if groups is None else self.units[groups]
-        return parameter.new_tensor(units.reshape(-1), dtype=int)
+_ATTENTION = {
+    "q": "q_proj Wq",
+    "k": "k_proj Wk",
+    "v": "v_proj Wv",
+    "q, k, v": "c_attn query_key_value Wqkv qkv_proj",
+    "attention gate": "gate_proj g_proj",
+    "o": "o_proj out_proj c_proj dense Wo",
+}
+_MLP = {
+    "mlp in": "up_proj fc1 c_fc fc_in dense_h_to_4h w3",
+    "mlp gate": "gate_proj w1",
+    "mlp gate, mlp in": "gate_up_proj input_linear Wi",
+    "mlp out": "down_proj fc2 c_proj fc_out dense_4h_to_h w2 output_linear Wo",
+}
+"""What matrices are called, by the components that they hold. A gate is what goes through the activation function."""
+_FUSED = {
+    **dict.fromkeys(("gpt2", "gpt-sw3", "openai-gpt", "mpt", "phi3", "phi4_multimodal"), ("qkv", 1)),
+    **dict.fromkeys(("gpt_neox", "gpt_neox_japanese", "bloom", "falcon", "gpt_bigcode", "persimmon"), ("qkv", None)),
+    "codegen": ("qvk", 4),
+}
+"""How matrices that hold q, k and v do: in which order, and in how many groups of heads (None: one a key-value head)."""
+_INPUTS_FIRST = ("gpt2", "gpt-sw3", "openai-gpt")
+"""Types whose matrices are stored [in, out] (GPT-2's Conv1D) instead of [out, in]."""
+_EXPERTS_INPUTS_FIRST = ("gpt_oss", "llama4_text", "aria_text")
+"""Types whose experts are stored [expert, in, out] instead of [expert, out, in]."""
+_ALTERNATING = ("gpt_oss",)
+"""Types in whose experts gate and in alternate, dimension by dimension, instead of all gates coming first."""
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """Names of the layers, of the matrices inside a layer, and of the final norm; and how matrices are stored.
-
-    `fused` is "thirds" for [Q | K | V], "interleaved" for [q_h0, k_h0, v_h0, q_h1, ...], None for separate matrices.
-    `inputs_first` matrices are stored [in, out] (GPT-2's Conv1D) instead of [out, in].
-    """
-
-    layers: str
-    final_norm: str
-    matrices: dict[str, str]
-    fused: str | None = None
-    inputs_first: bool = False
+def held(parameter: str) -> list[str]:
+    """The components that a parameter holds, by its name; none if it is no such matrix."""
+    path, _, name = parameter.removesuffix(".weight").rpartition(".")
+    kind = _ATTENTION if re.search("attn|attention", path) else _MLP
+    return next((parts.split(", ") for parts, names in kind.items() if name in names.split()), [])
 
 
-_LLAMA_LIKE = _Layout(
-    "model.layers",
-    "model.norm",
-    {
-        "q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj", "o": "self_attn.o_proj",
-        "mlp in": "mlp.up_proj", "mlp gate": "mlp.gate_proj", "mlp out": "mlp.down_proj",
-    },
-)  # fmt: skip
-
-_LAYOUTS: dict[str, _Layout] = {
-    "gpt2": _Layout(
-        "transformer.h",
-        "transformer.ln_f",
-        {"qkv": "attn.c_attn", "o": "attn.c_proj", "mlp in": "mlp.c_fc", "mlp out": "mlp.c_proj"},
-        fused="thirds",
-        inputs_first=True,
-    ),
-    "gpt_neox": _Layout(
-        "gpt_neox.layers",
-        "gpt_neox.final_layer_norm",
-        {"qkv": "attention.query_key_value", "o": "attention.dense",
-         "mlp in": "mlp.dense_h_to_4h", "mlp out": "mlp.dense_4h_to_h"},
-        fused="interleaved",
-    ),
-    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "olmo", "olmo2"), _LLAMA_LIKE),
-}  # fmt: skip
-
-
-def check_known(model_type: str) -> None:
-    """Raise ValueError unless this is an architecture whose layout is known here."""
-    if model_type not in _LAYOUTS:
-        raise ValueError(
-            f"The architecture {model_type!r} is not known; known are {', '.join(sorted(_LAYOUTS))}; to use another one, add "
-            "its layout to bigramlib/models/architectures.py."
-        )
+def is_fused_known(model_type: str) -> bool:
+    """Whether it is known how q, k and v lie in one matrix in this type of model."""
+    return model_type in _FUSED
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """The shape of a model, enough to find every head and MLP dimension in its parameters."""
+    """The shape of a model, enough to find every head and MLP dimension in its parameters.
+
+    Attributes:
+        model_type: the Hugging Face name of the architecture, of its text part where it has others.
+        layers: how many.
+        heads, key_value_heads, head_size: of the first layer with attention; elsewhere they may differ (see `components`).
+        mlp_size: dimensions of the first MLP, or of one of its experts.
+        shapes: of the maskable parameters (paper: every attention and MLP matrix) by name, in order.
+    """
 
     model_type: str
     layers: int
@@ -115,83 +75,147 @@ class Architecture:
     key_value_heads: int
     head_size: int
     mlp_size: int
+    shapes: Mapping[str, tuple[int, ...]] = field(repr=False, hash=False)
 
     @classmethod
-    def of(cls, config: PretrainedConfig) -> Architecture:
-        """Read the shape from a Hugging Face config.
+    def of(cls, model_type: str, layers: int, heads: int, shapes: Mapping[str, tuple[int, ...]]) -> Architecture:
+        """The architecture of a model with these maskable parameters.
+
+        Args:
+            model_type: the Hugging Face name of the architecture.
+            layers: how many.
+            heads: attention heads of a layer.
+            shapes: of the maskable parameters.
 
         Raises:
-            ValueError: an architecture whose layout is not known here.
+            ValueError: these sizes do not fit each other.
         """
-        check_known(config.model_type)
-        heads = config.num_attention_heads
-        return cls(
-            model_type=config.model_type,
-            layers=config.num_hidden_layers,
-            heads=heads,
-            key_value_heads=getattr(config, "num_key_value_heads", None) or heads,
-            head_size=getattr(config, "head_dim", None) or config.hidden_size // heads,
-            mlp_size=getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * config.hidden_size,
-        )
+        draft = cls(model_type, layers, heads, heads, 1, 1, shapes)
+        first = {part: name for name in reversed(list(shapes)) for part in held(name)}
+        lengths = {part: shapes[name][-2:][draft.axis(name)] for part, name in first.items()}
+        if not {"q", "k", "v", "o", "mlp in", "mlp out"} <= set(lengths):
+            raise ValueError("it lacks attention or an MLP")
+        fused = first["q"] == first["k"]
+        head_size = lengths["o" if fused else "q"] // heads
+        key_value_heads = (lengths["q"] // head_size - heads) // 2 if fused else lengths["k"] // head_size
+        found = cls(model_type, layers, heads, key_value_heads, head_size, lengths["mlp out"], shapes)
+        if heads % key_value_heads or any(part.units.size == 0 for part in found.components):
+            raise ValueError("its heads are not shared evenly")
+        return found
+
+    @property
+    def facts(self) -> dict[str, str | int]:
+        """All but the shapes, by name."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, str | int)}
+
+    @property
+    def maskable(self) -> tuple[str, ...]:
+        """Names of the maskable parameters, in order."""
+        return tuple(self.shapes)
 
     @cached_property
     def components(self) -> tuple[Component, ...]:
         """Every component, layer by layer; together they cover each maskable weight exactly once."""
-        layout = _LAYOUTS[self.model_type]
-        output_axis = 1 if layout.inputs_first else 0
         found = []
-        for layer in range(self.layers):
-            for name, matrix in layout.matrices.items():
-                parameter = f"{layout.layers}.{layer}.{matrix}.weight"
-                if name == "qkv":
-                    found += [
-                        Component(layer, part, parameter, output_axis, self._fused_units(layout.fused, place))
-                        for place, part in enumerate(("q", "k", "v"))
-                    ]
-                    continue
-                if name in ATTENTION_COMPONENTS:
-                    groups = self.key_value_heads if name in ("k", "v") else self.heads
-                    units = np.arange(groups * self.head_size).reshape(groups, self.head_size)
-                else:
-                    units = np.arange(self.mlp_size)[:, None]
-                axis = 1 - output_axis if name in WRITING_COMPONENTS else output_axis
-                found.append(Component(layer, name, parameter, axis, units))
+        for parameter, shape in self.shapes.items():
+            experts = range(shape[0]) if len(shape) == 3 else [None]
+            found += [part for expert in experts for part in self._components(parameter, shape[-2:], expert)]
         return tuple(found)
 
     @cached_property
-    def maskable(self) -> tuple[str, ...]:
-        """Names of the maskable parameters (paper: every attention and MLP matrix), in order."""
-        return tuple(dict.fromkeys(component.parameter for component in self.components))
-
-    @cached_property
     def blocks(self) -> dict[str, tuple[str, ...]]:
-        """The attention and MLP modules, each with the names of its maskable parameters, in order."""
-        found: dict[str, dict[str, None]] = {}
-        for component in self.components:
-            found.setdefault(component.parameter.rsplit(".", 2)[0], {})[component.parameter] = None
+        """The attention and MLP blocks, each with the names of its maskable parameters, in order.
+
+        A block is named after the module that holds its matrices. Where an MLP has none of its own, that is the layer.
+        """
+        found: dict[str, list[str]] = {}
+        for parameter in self.shapes:
+            module = holder(parameter)
+            block = module.rpartition(".")[0] if is_module(parameter) else module
+            found.setdefault(block, []).append(parameter)
         return {module: tuple(parameters) for module, parameters in found.items()}
 
     def within(self, layers: int | None = None, attention: bool = True) -> tuple[str, ...]:
         """The maskable parameters of the first `layers` layers (all, if not given), with or without attention."""
-        parts = [part for part in self.components if layers is None or part.layer < layers]
-        return tuple(dict.fromkeys(p.parameter for p in parts if attention or p.name not in ATTENTION_COMPONENTS))
+        return tuple(
+            name
+            for name in self.shapes
+            if (layers is None or layer_of(name) < layers) and (attention or held(name)[0] not in ATTENTION_COMPONENTS)
+        )
 
-    def add_fused_biases(self, hf: PreTrainedModel) -> None:
-        """Give fused QKV matrices that have no bias one of zeros, in place: TransformerLens cannot split them without."""
-        for component in self.components:
-            matrix = hf.get_submodule(component.parameter.removesuffix(".weight"))
-            if _LAYOUTS[self.model_type].fused and component.name == "q" and matrix.bias is None:
-                matrix.bias = nn.Parameter(matrix.weight.new_zeros(matrix.weight.shape[component.axis]))
+    def axis(self, parameter: str) -> int:
+        """The axis of a parameter's matrices along which heads or MLP dimensions lie (see `Component`)."""
+        experts = len(self.shapes[parameter]) == 3
+        inputs_first = self.model_type in (_EXPERTS_INPUTS_FIRST if experts else _INPUTS_FIRST)
+        return int((held(parameter)[0] in WRITING_COMPONENTS) != inputs_first)
 
-    @property
-    def final_norm(self) -> str:
-        """Name of the module between the last layer and the unembedding."""
-        return _LAYOUTS[self.model_type].final_norm
+    def output_axis(self, parameter: str) -> int:
+        """The axis of a parameter along which what it computes lies, counted from the end."""
+        axis = self.axis(parameter)
+        return (1 - axis if held(parameter)[0] in WRITING_COMPONENTS else axis) - 2
 
-    def _fused_units(self, fused: str | None, place: int) -> Int[np.ndarray, "heads size"]:
-        """Where one of q (0), k (1), v (2) lies along the output axis of a fused matrix."""
-        within = np.arange(self.head_size)
-        heads = np.arange(self.heads)[:, None]
-        if fused == "interleaved":
-            return (3 * heads + place) * self.head_size + within
-        return (place * self.heads + heads) * self.head_size + within
+    def of_layer(self, layer: int) -> list[Component]:
+        """The components of one layer."""
+        return [part for part in self.components if part.layer == layer]
+
+    def _components(self, parameter: str, shape: tuple[int, ...], expert: int | None) -> list[Component]:
+        """The components that one matrix holds."""
+        parts, axis, layer = held(parameter), self.axis(parameter), layer_of(parameter)
+        if parts[0] in MLP_COMPONENTS:
+            units = self._dimensions(shape[axis], len(parts), expert)
+        elif len(parts) > 1:
+            units = self._fused_heads(shape[axis])
+        else:
+            units = [self._heads(parts[0], layer, shape[axis])]
+        return [Component(layer, name, parameter, axis, each, expert) for name, each in zip(parts, units, strict=True)]
+
+    def _dimensions(self, rows: int, parts: int, expert: int | None) -> list[Int[np.ndarray, "groups size"]]:
+        """Where the dimensions of an MLP lie along an axis, for each of the components that share it."""
+        if expert is not None and self.model_type in _ALTERNATING:
+            return [np.arange(part, rows, parts)[:, None] for part in range(parts)]
+        return [every[:, None] for every in np.split(np.arange(rows), parts)]
+
+    def _heads(self, name: str, layer: int, rows: int) -> Int[np.ndarray, "heads size"]:
+        """Where heads lie along an axis in a matrix of their own. Layers may have heads of different sizes."""
+        heads = self.heads
+        if name in ("k", "v"):
+            sizes = {held(other)[0]: shape[0] for other, shape in self.shapes.items() if layer_of(other) == layer}
+            heads = sizes["k"] * self.heads // sizes["q"] if "k" in sizes and "q" in sizes else self.key_value_heads
+        return np.arange(rows).reshape(heads, -1)
+
+    def _fused_heads(self, rows: int) -> list[Int[np.ndarray, "heads size"]]:
+        """Where heads of q, k and v lie along the axis that they share."""
+        order, groups = _FUSED[self.model_type]
+        groups = groups or self.key_value_heads
+        counts = {name: (self.heads if name == "q" else self.key_value_heads) // groups for name in order}
+        size = rows // (groups * sum(counts.values()))
+        found = {}
+        for name in order:
+            head = np.arange(counts[name] * groups)
+            before = sum(counts[other] for other in order[: order.index(name)])
+            head = head // counts[name] * sum(counts.values()) + before + head % counts[name]
+            found[name] = head[:, None] * size + np.arange(size)
+        return [found[name] for name in "qkv"]
+
+
+def layer_of(parameter: str) -> int:
+    """The number of the layer that a parameter belongs to: the first number in its name."""
+    found = re.search(r"\.(\d+)\.", parameter)
+    if found is None:
+        raise ValueError(f"The parameter {parameter!r} is of no layer.")
+    return int(found[1])
+
+
+def is_module(parameter: str) -> bool:
+    """Whether a maskable parameter is the weight of a module of its own, not one of several of its module."""
+    return parameter.endswith(".weight")
+
+
+def holder(parameter: str) -> str:
+    """The name of the module that a maskable parameter belongs to."""
+    return parameter.rpartition(".")[0]
+
+
+def in_order(parameters: list[str]) -> list[str]:
+    """Maskable parameters layer by layer, and within a layer by their components, as `COMPONENTS` lists them."""
+    return sorted(parameters, key=lambda name: (layer_of(name), min(COMPONENTS.index(part) for part in held(name))))

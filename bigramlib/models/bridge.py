@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING
 
+from torch import nn
 from transformers import PreTrainedModel
 
-from bigramlib.models.architectures import Architecture
+from bigramlib.models.architectures import Architecture, held, holder
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -18,6 +19,14 @@ def bridged(hf: PreTrainedModel, architecture: Architecture) -> TransformerBridg
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module  # slow to import
 
     hf = copy.deepcopy(hf)
-    architecture.add_fused_biases(hf)
+    _add_fused_biases(hf, architecture)
     hf.config.architectures = [type(hf).__name__]
     return build_bridge_from_module(hf, type(hf).__name__, hf_config=hf.config, tokenizer=None)
+
+
+def _add_fused_biases(hf: PreTrainedModel, architecture: Architecture) -> None:
+    """Give fused QKV matrices that have no bias one of zeros, in place: TransformerLens cannot split them without."""
+    for component in architecture.components:
+        matrix = hf.get_submodule(holder(component.parameter))
+        if component.name == "q" and len(held(component.parameter)) > 1 and matrix.bias is None:
+            matrix.bias = nn.Parameter(matrix.weight.new_zeros(matrix.weight.shape[component.axis]))

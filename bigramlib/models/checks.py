@@ -62,12 +62,6 @@ def check_prefix(prefix: list[int], vocabulary_size: int, name: str) -> None:
         )
 
 
-def check_logits(own: Tensor, computed: Tensor, name: str) -> None:
-    """Raise ValueError unless a model's own logits are those of its unembedding, by which everything here is computed."""
-    if not torch.allclose(computed, own, rtol=1e-3, atol=1e-3):
-        raise ValueError(f"The logits of {name!r} are not its unembedding of the last hidden state.")
-
-
 def check_unhooked(hf: PreTrainedModel, name: str) -> None:
     """Raise ValueError if the user's hooks, or other forward passes, change what a model predicts.
 

@@ -23,7 +23,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from bigramlib.models.architectures import Architecture, check_known
+from bigramlib.models.discovery import architecture_of, without_weights
 
 CONFIG, INDEX, TOKENIZER, WEIGHTS = "config.json", "model.safetensors.index.json", "tokenizer.json", "model.safetensors"
 ADAPTER = "adapter_config.json"
@@ -78,9 +78,9 @@ def read_config(folder: Path, name: str) -> PretrainedConfig:
     if any(map(facts.get, QUANTIZED)) or not files.isdisjoint(QUANTIZED_FILES):
         raise ValueError(f"The model {name!r} is quantised, which cannot be masked; load the unquantised model instead.")
     try:
-        check_known(kind)
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        Architecture.of(config)
+        with quiet():
+            architecture_of(without_weights(config))
     except Exception as error:
         raise ValueError(f"The {CONFIG} of {name!r} cannot be used: {reason(error)}.") from error
     return config

@@ -8,7 +8,7 @@ import torch
 from gguf import GGUFReader
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from bigramlib.models.architectures import Architecture
+from bigramlib.models.discovery import architecture_of, without_weights
 from bigramlib.models.folders import CONFIG, check_whole, quiet, reason
 
 REMEDY = "load the Hugging Face model that it was made from"
@@ -35,7 +35,7 @@ def read_gguf(path: Path, name: str) -> tuple[PreTrainedModel, PreTrainedTokeniz
         for field in file.fields.values():
             if field.name.endswith(".rope.scaling.type") and field.contents() != "none":
                 raise ValueError(f"transformers does not read its {field.name}")
-        Architecture.of(AutoConfig.from_pretrained(source, **options))
+        architecture_of(without_weights(AutoConfig.from_pretrained(source, **options)))
         with quiet():
             hf, report = AutoModelForCausalLM.from_pretrained(
                 source,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,10 +17,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from bigramlib.models import checks, masking
 from bigramlib.models.architectures import Architecture
 from bigramlib.models.bridge import bridged
+from bigramlib.models.discovery import architecture_of, decoder_of
 from bigramlib.models.identity import Identity, as_configured
-from bigramlib.models.logits import Readout
+from bigramlib.models.layers import after_layers, recorded
+from bigramlib.models.logits import Readout, agree
 from bigramlib.models.positions import Positions
 from bigramlib.models.sampling import Sampler
+from bigramlib.models.self_check import check_units
 from bigramlib.models.tokenizer import tokens_before, tokens_ending
 from bigramlib.numeric import Number, full_precision, whole_number
 from bigramlib.text.corpus import TokenCorpus
@@ -30,6 +33,15 @@ from bigramlib.text.vocabulary import Tokenized, tokenizer_hash
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
+
+
+@dataclass(frozen=True)
+class _Ending:
+    """What comes after a model's last layer: names of modules, and the cap and scale of the logits (see `Readout`)."""
+
+    modules: list[str]
+    cap: float | None
+    scale: float
 
 
 @dataclass(frozen=True)
@@ -45,6 +57,7 @@ class LanguageModel:
         origin: "pretrained", "tuned" for one that instruction tuning made of another, or "random" for a control with random
             weights.
         identity: the hashes by which results know it.
+        architecture: the layout of its attention and MLP matrices.
     """
 
     name: str
@@ -54,6 +67,8 @@ class LanguageModel:
     revision: str = ""
     origin: str = "pretrained"
     identity: Identity = field(init=False, repr=False, compare=False)
+    architecture: Architecture = field(init=False, repr=False, compare=False)
+    _ending: _Ending = field(init=False, repr=False, compare=False)
 
     @full_precision()
     def __post_init__(self) -> None:
@@ -61,18 +76,14 @@ class LanguageModel:
             object.__setattr__(self, "source", self.name)
         checks.check_plain(self.hf, self.tokenizer, self.name)
         self.hf.float().eval().requires_grad_(False)
-        self.hf.config.use_cache = False
+        self.hf.config.get_text_config().use_cache = False
         configured = as_configured(self.hf)
+        object.__setattr__(self, "architecture", architecture_of(configured))
         checks.check_finite(dict(self.hf.named_parameters()) | self.maskable, self.name)
         checks.check_nothing_added(self.hf, configured, self.name)
         checks.check_prefix(self.prefix, self.vocabulary_size, self.name)
         object.__setattr__(self, "identity", Identity(self.hf, configured, self.prefix, self.tokenizer_hash))
-        self._check_logits()
-
-    @cached_property
-    def architecture(self) -> Architecture:
-        """The layout of its attention and MLP matrices."""
-        return Architecture.of(self.hf.config)
+        object.__setattr__(self, "_ending", self._checked_ending())
 
     @cached_property
     def vocabulary_size(self) -> int:
@@ -125,19 +136,9 @@ class LanguageModel:
         self.identity.forget()
 
     @property
-    def unembedding(self) -> tuple[Float[Tensor, "vocab d_model"], Float[Tensor, " vocab"] | None]:
-        """The unembedding matrix and its bias, padding rows cut off."""
-        return self.readout.unembedding, self.readout.bias
-
-    @property
     def final_norm(self) -> torch.nn.Module:
-        """The norm between the last layer's residual stream and the unembedding."""
-        return self.hf.get_submodule(self.architecture.final_norm)
-
-    @property
-    def logit_cap(self) -> float | None:
-        """The bound of a tanh cap on the logits (Gemma 2); None where logits are linear in the last hidden state."""
-        return self.readout.cap
+        """What takes the last layer's residual stream to the last hidden state: a norm, in few models more or nothing."""
+        return after_layers(self.hf, self._ending.modules)
 
     @cached_property
     def prefix(self) -> list[int]:
@@ -215,7 +216,7 @@ class LanguageModel:
     @property
     def readout(self) -> Readout:
         """What turns last hidden states into logits, as the model has it now."""
-        return Readout.of(self.hf, self.vocabulary_size)
+        return replace(Readout.of(self.hf, self.vocabulary_size), cap=self._ending.cap, scale=self._ending.scale)
 
     @property
     def sampler(self) -> Sampler:
@@ -291,9 +292,19 @@ class LanguageModel:
         self.hf.to(device)
         return self
 
-    def _check_logits(self) -> None:
+    def _checked_ending(self) -> _Ending:
+        """How the model goes on after its last layer, found by running it on a few tokens, and whether its units are units."""
         longest = 4 if self.positions is None else max(1, self.positions - len(self.prefix))
         ids = torch.arange(min(4, longest, self.vocabulary_size), device=self.device)[None]
+        prefixed = self.prefixed(ids)
         with torch.no_grad():
-            own = self.hf(self.prefixed(ids)).logits[:, len(self.prefix) :, : self.vocabulary_size]
-            checks.check_logits(own, self.unembed(self.hidden(ids)), self.name)
+            own = self.hf(prefixed).logits[..., : self.vocabulary_size]
+            with recorded(self.hf) as seen:
+                hidden = decoder_of(self.hf)[1](prefixed).last_hidden_state
+            if not agree(hidden, after_layers(self.hf, seen.after)(seen.stream[-1])):
+                raise ValueError(f"The last hidden state of {self.name!r} is not the final norm of what its last layer writes.")
+            readout = Readout.of(self.hf, self.vocabulary_size).measured(own, hidden)
+            if not agree(own, readout.logits(hidden)):
+                raise ValueError(f"The logits of {self.name!r} are not its unembedding of the last hidden state.")
+        check_units(self.hf, self.architecture, prefixed, self.name)
+        return _Ending(seen.after, readout.cap, readout.scale)

@@ -7,7 +7,7 @@ A batch has a logit for each position and each token of the vocabulary: 2 GB for
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -26,40 +26,61 @@ class Readout:
         unembedding: one row for each token.
         bias: of the logits; None where there is none.
         cap: bound of a tanh cap on the logits; None where they are linear in the hidden state.
+        scale: what the logits are multiplied by, before any cap (Cohere, Granite).
     """
 
     unembedding: Float[Tensor, "vocab d_model"]
     bias: Float[Tensor, " vocab"] | None = None
     cap: float | None = None
+    scale: float = 1.0
 
     @classmethod
-    def of(cls, hf: PreTrainedModel, vocabulary_size: int) -> Readout:
+    def of(cls, hf: PreTrainedModel, vocabulary_size: int, scale: float = 1.0) -> Readout:
         """That of a model; rows of the unembedding beyond the vocabulary, which only pad the matrix, are cut off."""
         head = hf.get_output_embeddings()
         bias = getattr(head, "bias", None)
         return cls(
             head.weight[:vocabulary_size].detach(),
             None if bias is None else bias[:vocabulary_size].detach(),
-            getattr(hf.config, "final_logit_softcapping", None),
+            getattr(hf.config.get_text_config(), "final_logit_softcapping", None),
+            scale,
         )
+
+    def measured(self, own: Float[Tensor, "*shape vocab"], hidden: Float[Tensor, "*shape d_model"]) -> Readout:
+        """The readout that comes nearest to a model's own logits of last hidden states: this one, or a scale without a cap."""
+        if agree(own, self.logits(hidden)):
+            return self
+        plain = replace(self, cap=None, scale=1.0)
+        flat = plain.logits(hidden).double()
+        return replace(plain, scale=float((own.double() * flat).sum() / (flat * flat).sum()))
 
     def logits(self, hidden: Float[Tensor, "*shape d_model"]) -> Float[Tensor, "*shape vocab"]:
         """All logits of last hidden states."""
-        return self._capped(torch.nn.functional.linear(hidden, self.unembedding, self.bias))
+        return self._finished(torch.nn.functional.linear(hidden, self.unembedding, self.bias))
 
     def logits_of(self, hidden: Float[Tensor, "*shape d_model"], tokens: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """The logit of one token for each last hidden state."""
         logits = torch.linalg.vecdot(hidden, self.unembedding[tokens])
-        return self._capped(logits if self.bias is None else logits + self.bias[tokens])
+        return self._finished(logits if self.bias is None else logits + self.bias[tokens])
 
     def log_partition(self, hidden: Float[Tensor, "*shape d_model"]) -> Float[Tensor, "*shape"]:
         """Log sum exp of the logits of each hidden state, nats; in parts where there are many."""
         if hidden[..., 0].numel() * len(self.unembedding) <= LOGITS_AT_ONCE:
             return self.logits(hidden).float().logsumexp(-1)
-        return log_partition(hidden, self.unembedding, self.bias, self.cap)
+        if self.scale == 1:
+            return log_partition(hidden, self.unembedding, self.bias, self.cap)
+        bias = None if self.bias is None else self.bias * self.scale
+        return log_partition(hidden * self.scale, self.unembedding, bias, self.cap)
 
-    def _capped(self, logits: Tensor) -> Tensor:
+    def _finished(self, logits: Tensor) -> Tensor:
+        if self.scale != 1:
+            logits = logits * self.scale
         return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
+
+
+def agree(own: Tensor, computed: Tensor) -> bool:
+    """Whether two computations of the same logits, or of the same hidden states, differ by rounding alone."""
+    return torch.allclose(computed, own, rtol=1e-3, atol=1e-3 * float(own.abs().max()))
 
 
 def row_chunks(rows: int, positions: int, vocabulary_size: int) -> list[slice]:

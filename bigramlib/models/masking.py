@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from inspect import signature
 
 from jaxtyping import Float, Int
-from torch import Tensor, nn, zeros_like
+from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import PreTrainedModel
 
-from bigramlib.models.architectures import WRITING_COMPONENTS, Architecture
+from bigramlib.models.architectures import Architecture, held, holder, is_module
+from bigramlib.models.components import WRITING_COMPONENTS
+from bigramlib.models.discovery import decoder_of
+
+_RETURNS_OTHERWISE = ("gpt_neox_japanese", "openai-gpt")
+"""Types whose attention module returns something else than the pair of what it writes and the attention weights."""
 
 
 def maskable(hf: PreTrainedModel, architecture: Architecture, name: str) -> dict[str, Tensor]:
@@ -46,9 +52,9 @@ def hidden_states(
         ids: token ids.
         weights: the other values by full parameter name; the rest are the model's own.
     """
-    base = hf.base_model_prefix + "."
-    inner = {name.removeprefix(base): value for name, value in weights.items()}
-    return functional_call(hf.base_model, inner, (ids,)).last_hidden_state
+    name, decoder = decoder_of(hf)
+    inner = {parameter.removeprefix(f"{name}."): value for parameter, value in weights.items()}
+    return functional_call(decoder, inner, (ids,)).last_hidden_state
 
 
 @contextmanager
@@ -71,34 +77,59 @@ def replaced(parameters: Mapping[str, nn.Parameter], weights: Mapping[str, Tenso
 
 @contextmanager
 def skipping(hf: PreTrainedModel, architecture: Architecture, blocks: Iterable[str]) -> Iterator[None]:
-    """Within the context some attention and MLP modules are not computed.
+    """Within the context some attention and MLP blocks are not computed.
 
-    They write what they would write if all their weights were zero: the bias of their output matrix, or nothing.
+    They write what they would write if all their weights were zero: the bias of their output matrix, or nothing. Where a
+    block's module does more than that (it adds the residual stream, or is the layer itself), its matrices are skipped one by
+    one. Experts that have biases are computed with weights of zero.
 
     Args:
         hf: the model.
         architecture: its layout.
-        blocks: names of modules, of those in `Architecture.blocks`.
+        blocks: names of blocks, of those in `Architecture.blocks`.
     """
-    writing = [part for part in architecture.components if part.name in WRITING_COMPONENTS]
-    parts = {part.parameter.rsplit(".", 2)[0]: part for part in writing}
-    modules = {block: hf.get_submodule(block) for block in blocks}
+    silent: dict[nn.Module, Callable] = {}
+    zeros: dict[str, Tensor] = {}
+    parameters, nothing = dict(hf.named_parameters()), dict[tuple, Tensor]()
+    for block in blocks:
+        module, names = hf.get_submodule(block), architecture.blocks[block]
+        writing = next(name for name in names if held(name)[0] in WRITING_COMPONENTS)
+        if not is_module(writing) and any(name.endswith("bias") for name, _ in module.named_parameters()):
+            for name in names:
+                shape = architecture.shapes[name]
+                zeros[name] = nothing.setdefault(shape, parameters[name].new_zeros(shape))
+        elif _adds_more(module, block, architecture.model_type):
+            silent |= {hf.get_submodule(holder(name)): _silent(hf, architecture, name) for name in names}
+        else:
+            forward = _silent(hf, architecture, writing)
+            silent[module] = partial(_with_weights, forward) if held(writing) == ["o"] else forward
     try:
-        for block, module in modules.items():
-            bias = getattr(hf.get_submodule(parts[block].parameter.removesuffix(".weight")), "bias", None)
-            module.forward = partial(_attention_bias if parts[block].name == "o" else _bias, bias)
-        yield
+        for module, forward in silent.items():
+            module.forward = forward
+        with replaced(parameters, zeros):
+            yield
     finally:
-        for module in modules.values():
+        for module in silent:
             module.__dict__.pop("forward", None)
 
 
-def _bias(bias: Tensor | None, hidden_states: Tensor) -> Tensor:
-    """The forward pass of an MLP whose weights are all zero."""
-    nothing = zeros_like(hidden_states)
+def _adds_more(module: nn.Module, block: str, model_type: str) -> bool:
+    """Whether a block's module does more than attention or an MLP: it is the layer itself, or adds the residual stream."""
+    is_layer = block.rpartition(".")[2].isdigit()
+    return is_layer or "residual" in signature(module.forward).parameters or model_type in _RETURNS_OTHERWISE
+
+
+def _silent(hf: PreTrainedModel, architecture: Architecture, parameter: str) -> Callable[..., Tensor]:
+    """The forward pass of a matrix, or of the block that ends with it, if all weights are zero: its bias, or nothing."""
+    bias = getattr(hf.get_submodule(holder(parameter)), "bias", None)
+    return partial(_constant, bias, architecture.shapes[parameter][architecture.output_axis(parameter)])
+
+
+def _constant(bias: Tensor | None, width: int, hidden_states: Tensor, *_: object, **__: object) -> Tensor:
+    nothing = hidden_states.new_zeros(*hidden_states.shape[:-1], width)
     return nothing if bias is None else nothing + bias
 
 
-def _attention_bias(bias: Tensor | None, hidden_states: Tensor, *_: object, **__: object) -> tuple[Tensor, None]:
-    """The forward pass of an attention block whose weights are all zero."""
-    return _bias(bias, hidden_states), None
+def _with_weights(forward: Callable[..., Tensor], *inputs: object, **named: object) -> tuple[Tensor, None]:
+    """What attention modules return: what they write, and the attention weights, of which there are none."""
+    return forward(*inputs, **named), None

@@ -30,7 +30,7 @@ class Positions:
     @property
     def count(self) -> int | None:
         """How many tokens a sequence may have, prefix included; None where the configuration does not say."""
-        return getattr(self.hf.config, "max_position_embeddings", None)
+        return getattr(self.hf.config.get_text_config(), "max_position_embeddings", None)
 
     def check(self, sequence_length: int) -> None:
         """Raise ValueError if sequences of so many tokens and the prefix are longer than the model can read.

@@ -5,7 +5,7 @@ Its tensors are the masks, eight weights a byte (`numpy.packbits`). Its metadata
     format          "bigramlib subnetwork 1"
     hash            SHA-256 of the masks
     shapes          of the masks, by parameter name, in order
-    architecture    the fields of `Architecture`
+    architecture    the facts of `Architecture`
     provenance      see provenance.py
     facts_hash      SHA-256 of architecture and provenance; the first files lack it
 """
@@ -13,8 +13,8 @@ Its tensors are the masks, eight weights a byte (`numpy.packbits`). Its metadata
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +47,7 @@ def write_file(
         "format": FORMAT,
         "hash": known_hash,
         "shapes": {name: list(mask.shape) for name, mask in masks.items()},
-        "architecture": asdict(architecture),
+        "architecture": architecture.facts,
         "provenance": plain_facts(provenance),
     }
     header["facts_hash"] = facts_hash(header)
@@ -91,7 +91,9 @@ def _checked(metadata: dict[str, str], tensors: dict[str, Tensor]) -> tuple[dict
         raise ValueError(f"its format is {header['format']!r}")
     _check_claims(header)
     masks = {name: _unpacked(name, tensors[name], shape) for name, shape in header["shapes"].items()}
-    architecture = Architecture(**header["architecture"])
+    architecture = Architecture(**header["architecture"], shapes={name: tuple(mask.shape) for name, mask in masks.items()})
+    if len(architecture.components) < len(masks):
+        raise ValueError("its masks are not those of its architecture")
     check_masks(masks, architecture)
     if masks_hash(masks) != header["hash"]:
         raise ValueError("its masks do not have the hash that it states")
@@ -102,11 +104,10 @@ def _checked(metadata: dict[str, str], tensors: dict[str, Tensor]) -> tuple[dict
 
 def _unpacked(name: str, packed: Tensor, shape: list) -> Tensor:
     """The mask of some shape of which these are the packed bits."""
-    rows, columns = shape
-    if packed.dtype != torch.uint8 or packed.shape != (-(-rows * columns // 8),):
-        raise ValueError(f"the mask of {name!r} is not {rows} x {columns} bits")
-    bits = np.unpackbits(packed.numpy(), count=rows * columns).astype(bool)
-    return torch.from_numpy(bits.reshape(rows, columns))
+    count = math.prod(shape)
+    if packed.dtype != torch.uint8 or packed.shape != (-(-count // 8),) or len(shape) not in (2, 3):
+        raise ValueError(f"the mask of {name!r} does not have the bits of its shape {shape}")
+    return torch.from_numpy(np.unpackbits(packed.numpy(), count=count).astype(bool).reshape(shape))
 
 
 def _check_claims(header: dict) -> None:

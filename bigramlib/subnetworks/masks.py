@@ -1,12 +1,11 @@
 """Masks by parameter name: what they must be, whether they fit a model, and their hash.
 
-A mask is a bool matrix on the CPU of the shape of its parameter; True keeps the weight.
+A mask is a bool tensor on the CPU of the shape of its parameter, a matrix or the matrices of all experts; True keeps a weight.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 
 import torch
 from torch import Tensor
@@ -24,25 +23,27 @@ def check_masks(masks: Mapping[str, Tensor], architecture: Architecture) -> None
     for name, mask in masks.items():
         if not isinstance(mask, Tensor):
             raise ValueError(f"The mask of {name!r} is a {type(mask).__name__}; it must be a bool tensor on the CPU.")
-        if mask.dtype != torch.bool or mask.ndim != 2 or mask.device.type != "cpu":
-            what = f"{mask.dtype} with {mask.ndim} axes" + f" on {mask.device}" * (mask.device.type != "cpu")
-            raise ValueError(f"The mask of {name!r} is {what}; it must be a bool matrix on the CPU.")
+        shape = architecture.shapes[name]
+        if mask.dtype != torch.bool or mask.shape != shape or mask.device.type != "cpu":
+            what = f"{mask.dtype} of shape {tuple(mask.shape)}" + f" on {mask.device}" * (mask.device.type != "cpu")
+            raise ValueError(f"The mask of {name!r} is {what}; it must be a bool tensor of shape {shape} on the CPU.")
 
 
 def check_shapes(masks: Mapping[str, Tensor], architecture: Architecture, model: LanguageModel) -> None:
     """Raise ValueError, naming the first difference, unless a model has this architecture and weights of these shapes."""
-    if architecture != model.architecture:
-        mine, theirs = asdict(architecture), asdict(model.architecture)
+    mine, theirs = architecture.facts, model.architecture.facts
+    if mine != theirs:
         odd = next(key for key in mine if mine[key] != theirs[key])
         raise ValueError(
             f"The subnetwork is of a model with {odd} {mine[odd]}, but {model.name!r} has {theirs[odd]}; "
             "load the model it was found in."
         )
     for name, weight in model.maskable.items():
-        if masks[name].shape != weight.shape:
+        if name not in masks or masks[name].shape != weight.shape:
+            found = tuple(masks[name].shape) if name in masks else "missing"
             raise ValueError(
-                f"The mask of {name!r} is {tuple(masks[name].shape)}, but in {model.name!r} the weight is "
-                f"{tuple(weight.shape)}; load the model it was found in."
+                f"The mask of {name!r} is {found}, but in {model.name!r} the weight is {tuple(weight.shape)}; load the model "
+                "it was found in."
             )
 
 

@@ -1,7 +1,7 @@
 """Where in a model kept weights lie: by layer, component, attention head and MLP dimension; and masks of such places.
 
-A component is one of q, k, v, o, "mlp in", "mlp gate" and "mlp out" of one layer. A unit of a component is an attention head
-or an MLP dimension (see `bigramlib.models.architectures.Component`).
+A component is one of q, k, v, o, "mlp in", "mlp gate" and "mlp out" of one layer, or of one expert of it. A unit of a component
+is an attention head or an MLP dimension (see `bigramlib.models.components.Component`).
 """
 
 from __future__ import annotations
@@ -14,19 +14,17 @@ import torch
 from torch import Tensor
 
 from bigramlib.models.architectures import Architecture
+from bigramlib.models.components import ATTENTION_COMPONENTS, MLP_COMPONENTS
 
 
 def component_table(masks: Mapping[str, Tensor], architecture: Architecture) -> pd.DataFrame:
     """One row for each component.
 
     Returns:
-        Columns layer, component, kept (weights), total (weights), density (kept / total), share (of all kept weights).
+        Columns layer, component, expert (only of models with experts; missing for all that is no expert's), kept (weights),
+        total (weights), density (kept / total), share (of all kept weights).
     """
-    rows = []
-    for component in architecture.components:
-        part = component.of(masks[component.parameter])
-        rows.append((component.layer, component.name, int(part.sum()), part.numel()))
-    table = pd.DataFrame(rows, columns=["layer", "component", "kept", "total"])
+    table = _placed(architecture, [component.of(masks[component.parameter]) for component in architecture.components])
     table["density"] = table.kept / table.total
     table["share"] = table.kept / max(1, table.kept.sum())
     return table
@@ -36,16 +34,30 @@ def unit_table(masks: Mapping[str, Tensor], architecture: Architecture) -> pd.Da
     """One row for each attention head and MLP dimension of each component.
 
     Returns:
-        Columns layer, component, unit (number of the head or dimension), kept (weights), total (weights).
+        Columns layer, component, expert (as in `component_table`), unit (number of the head or dimension), kept (weights),
+        total (weights).
     """
-    tables = []
+    counted = []
     for component in architecture.components:
-        mask = masks[component.parameter]
-        counts = mask.sum(dim=1 - component.axis).numpy()[component.units].sum(axis=1)
+        mask = component.matrix(masks[component.parameter])
+        kept = mask.sum(dim=1 - component.axis).numpy()[component.units].sum(axis=1)
         groups, size = component.units.shape
-        facts = {"layer": component.layer, "component": component.name, "unit": range(groups), "kept": counts}
-        tables.append(pd.DataFrame(facts | {"total": size * mask.shape[1 - component.axis]}))
-    return pd.concat(tables, ignore_index=True)
+        counted.append(pd.DataFrame({"unit": range(groups), "kept": kept, "total": size * mask.shape[1 - component.axis]}))
+    places = _placed(architecture, None)
+    repeated = places.loc[places.index.repeat([len(table) for table in counted])].reset_index(drop=True)
+    return pd.concat([repeated, pd.concat(counted, ignore_index=True)], axis=1)
+
+
+def _placed(architecture: Architecture, parts: list[Tensor] | None) -> pd.DataFrame:
+    """The places of all components, and, if their parts of masks are given, how many weights are kept of how many."""
+    components = architecture.components
+    table = pd.DataFrame({"layer": [c.layer for c in components], "component": [c.name for c in components]})
+    if any(component.expert is not None for component in components):
+        table["expert"] = pd.array([component.expert for component in components], dtype="Int64")
+    if parts is not None:
+        table["kept"] = [int(part.sum()) for part in parts]
+        table["total"] = [part.numel() for part in parts]
+    return table
 
 
 def first_mlp_share(components: pd.DataFrame) -> float:
@@ -81,9 +93,11 @@ def first_mlp_dimensions(units: pd.DataFrame) -> pd.Series:
         units: a `unit_table`.
 
     Returns:
-        The numbers of weights; the index `unit` numbers the dimensions.
+        The numbers of weights; the index `unit` numbers the dimensions, after `expert` where there are experts.
     """
-    return units[(units.layer == 0) & units.component.str.startswith("mlp")].groupby("unit").kept.sum()
+    units = units[(units.layer == 0) & units.component.str.startswith("mlp")]
+    by = [column for column in ("expert", "unit") if column in units]
+    return units.groupby(by, dropna=False).kept.sum()
 
 
 def gini(counts: Sequence[int] | pd.Series) -> float:
@@ -93,30 +107,49 @@ def gini(counts: Sequence[int] | pd.Series) -> float:
     return float((2 * np.arange(1, n + 1) - n - 1) @ ordered / max(1e-300, n * ordered.sum()))
 
 
-def head_units(architecture: Architecture, head: int) -> dict[str, list[int]]:
+def head_units(architecture: Architecture, layer: int, head: int) -> dict[str, list[int]]:
     """The units of one attention head, by component; of k and v the head that it shares with its group.
 
     Raises:
-        ValueError: there is no such head.
+        ValueError: there is no such head, or no attention in this layer.
     """
-    head = checked_index("head", head, architecture.heads)
-    group = head // (architecture.heads // architecture.key_value_heads)
-    return {"q": [head], "k": [group], "v": [group], "o": [head]}
+    counts = {part.name: len(part.units) for part in architecture.of_layer(layer) if part.name in ATTENTION_COMPONENTS}
+    if not counts:
+        raise ValueError(f"Layer {layer} has no attention heads.")
+    head = checked_index("head", head, counts["o"])
+    return {name: [head * count // counts["o"]] for name, count in counts.items()}
 
 
-def mlp_units(architecture: Architecture, dimensions: Sequence[int] | None = None) -> dict[str, list[int]]:
-    """Some dimensions of an MLP, or all of them, by component.
+def mlp_units(
+    architecture: Architecture, layer: int, dimensions: Sequence[int] | None = None, expert: int | None = None
+) -> dict[str, list[int]]:
+    """Some dimensions of a layer's MLP or of one of its experts, or all of them, by component.
 
     Raises:
-        ValueError: there is no such dimension.
+        ValueError: there is no such dimension, expert or MLP.
     """
-    size = architecture.mlp_size
-    chosen = [checked_index("MLP dimension", each, size) for each in (range(size) if dimensions is None else dimensions)]
-    return dict.fromkeys(("mlp in", "mlp gate", "mlp out"), chosen)
+    parts = [part for part in architecture.of_layer(layer) if part.name in MLP_COMPONENTS]
+    chosen = [part for part in parts if part.expert == expert]
+    if not chosen and (dimensions is not None or expert is not None):
+        experts = 1 + max((part.expert for part in parts if part.expert is not None), default=-1)
+        raise ValueError(
+            f"Layer {layer} has {experts or 'no'} experts, numbered from 0; name one of them as expert."
+            if experts or expert is not None
+            else f"Layer {layer} has no MLP."
+        )
+    counts = {part.name: len(part.units) for part in chosen or parts}
+    return {
+        name: [checked_index("MLP dimension", each, count) for each in (range(count) if dimensions is None else dimensions)]
+        for name, count in counts.items()
+    }
 
 
 def part_masks(
-    weights: Mapping[str, Tensor], architecture: Architecture, layer: int, units: Mapping[str, list[int]]
+    weights: Mapping[str, Tensor],
+    architecture: Architecture,
+    layer: int,
+    units: Mapping[str, list[int]],
+    expert: int | None = None,
 ) -> dict[str, Tensor]:
     """Masks that keep a part of one layer.
 
@@ -125,10 +158,11 @@ def part_masks(
         architecture: their layout.
         layer: from 0.
         units: the units to keep, by component (see `head_units` and `mlp_units`); the whole layer if it is empty.
+        expert: keep units of this expert alone.
     """
     masks = {name: torch.zeros(weight.shape, dtype=torch.bool, device="cpu") for name, weight in weights.items()}
-    for component in architecture.components:
-        if component.layer == layer and (not units or component.name in units):
+    for component in architecture.of_layer(layer):
+        if (not units or component.name in units) and expert in (None, component.expert):
             component.fill_(masks[component.parameter], True, units.get(component.name))
     return masks
 

@@ -30,12 +30,12 @@ class Subnetwork:
     Subnetworks of one model combine like sets: `a | b`, `a & b`, `a - b` and `~a`.
 
     Attributes:
-        masks: bool matrices on the CPU by Hugging Face parameter name; True keeps the weight.
+        masks: bool tensors on the CPU by Hugging Face parameter name; True keeps the weight.
         architecture: the layout of those parameters.
         provenance: how this subnetwork was made, as facts that JSON can hold (see provenance.py).
 
     Raises:
-        ValueError: the masks are not bool matrices on the CPU, or not those of the architecture.
+        ValueError: the masks are not bool tensors on the CPU, or not those of the architecture.
     """
 
     masks: Mapping[str, Tensor]
@@ -59,7 +59,7 @@ class Subnetwork:
     @classmethod
     def layer(cls, model: LanguageModel, layer: int) -> Subnetwork:
         """All weights of one layer, to add to a subnetwork (`|`), to take from it (`-`), or to look at alone (`&`)."""
-        return cls._part(model, layer, {})
+        return cls._part(model, places.checked_index("layer", layer, model.architecture.layers), {})
 
     @classmethod
     def head(cls, model: LanguageModel, layer: int, head: int) -> Subnetwork:
@@ -68,20 +68,26 @@ class Subnetwork:
         Where several heads share their keys and values (grouped queries), the shared ones are included. So take away only
         all heads of such a group together.
         """
-        return cls._part(model, layer, places.head_units(model.architecture, head))
-
-    @classmethod
-    def mlp(cls, model: LanguageModel, layer: int, dimensions: Sequence[int] | None = None) -> Subnetwork:
-        """All weights into and out of some dimensions of one layer's MLP, or of all, to add or to take away."""
-        return cls._part(model, layer, places.mlp_units(model.architecture, dimensions))
-
-    @classmethod
-    def _part(cls, model: LanguageModel, layer: int, units: Mapping[str, list[int]]) -> Subnetwork:
-        """Some units of one layer, by component, or the whole layer if `units` is empty."""
         layer = places.checked_index("layer", layer, model.architecture.layers)
-        masks = places.part_masks(model.maskable, model.architecture, layer, units)
+        return cls._part(model, layer, places.head_units(model.architecture, layer, head))
+
+    @classmethod
+    def mlp(
+        cls, model: LanguageModel, layer: int, dimensions: Sequence[int] | None = None, expert: int | None = None
+    ) -> Subnetwork:
+        """All weights into and out of some dimensions of one layer's MLP, or of all, to add or to take away.
+
+        Where the MLP is a mixture, `expert` names one of its experts; without dimensions and expert all of them are meant.
+        """
+        layer = places.checked_index("layer", layer, model.architecture.layers)
+        return cls._part(model, layer, places.mlp_units(model.architecture, layer, dimensions, expert), expert)
+
+    @classmethod
+    def _part(cls, model: LanguageModel, layer: int, units: Mapping[str, list[int]], expert: int | None = None) -> Subnetwork:
+        """Some units of one layer, or of one of its experts, by component, or the whole layer if `units` is empty."""
+        masks = places.part_masks(model.maskable, model.architecture, layer, units, expert)
         facts = {"model": model.name, "origin": "part", "layer": layer, "units": {name: list(u) for name, u in units.items()}}
-        return cls(masks, model.architecture, facts)
+        return cls(masks, model.architecture, facts | ({} if expert is None else {"expert": expert}))
 
     # -- size ---------------------------------------------------------------------------------------------------------
 
@@ -145,8 +151,7 @@ class Subnetwork:
         return self._combined(other, "difference", lambda mine, theirs: mine & ~theirs)
 
     def _combined(self, other: Subnetwork, origin: str, operation: Callable[[Tensor, Tensor], Tensor]) -> Subnetwork:
-        shapes, others = ({name: mask.shape for name, mask in each.masks.items()} for each in (self, other))
-        if self.architecture != other.architecture or shapes != others:
+        if self.architecture != other.architecture:
             raise ValueError("The two subnetworks are of models with different shapes; combine subnetworks of one model.")
         masks = {name: operation(mask, other.masks[name]) for name, mask in self.masks.items()}
         return Subnetwork(masks, self.architecture, {"origin": origin, "of": [self.provenance, other.provenance]})
@@ -271,8 +276,8 @@ class Subnetwork:
             "in the first MLP": f"{self.first_mlp_share():.1%} of the kept weights",
             **{key: value for key, value in self.provenance.items() if isinstance(value, str | int | float | bool)},
         }
-        density = self.table().pivot(index="layer", columns="component", values="density")
-        density = density[list(dict.fromkeys(component.name for component in self.architecture.components))]
+        counts = self.table().groupby(["layer", "component"], sort=False)[["kept", "total"]].sum()
+        density = (counts.kept / counts.total).unstack("component", sort=False)
         body = "".join(f"<tr><th style='text-align:left'>{key}</th><td>{value}</td></tr>" for key, value in facts.items())
         shaded = density.style.format("{:.2%}").background_gradient("Blues", axis=None).set_caption("density")
         return f"<b>Subnetwork</b><table>{body}</table>{shaded.set_uuid('subnetwork').to_html()}"

@@ -36,7 +36,7 @@ def bound_table(
         seen: whether a context was seen, so that its row of `conditional` counts.
         entropy: of the prediction in each context, in nats.
     """
-    kind = _LinearTable if model.logit_cap is None else _GatheredTable
+    kind = _LinearTable if model.readout.cap is None else _GatheredTable
     return kind(model, conditional, backoff, seen, entropy)
 
 
@@ -82,10 +82,10 @@ class _LinearTable(BoundTable):
         entropy: Float[np.ndarray, " contexts"],
     ) -> None:
         super().__init__(model, entropy)
-        matrix, bias = model.unembedding
-        readout = matrix.cpu().double().numpy()
+        matrix, bias = model.readout.unembedding, model.readout.bias
+        readout = matrix.cpu().double().numpy() * model.readout.scale
         if bias is not None:
-            readout = np.concatenate([readout, bias.cpu().double().numpy()[:, None]], axis=1)
+            readout = np.concatenate([readout, bias.cpu().double().numpy()[:, None] * model.readout.scale], axis=1)
         expected = np.asarray(conditional @ readout)
         expected[~seen] = backoff @ readout
         expected = torch.as_tensor(expected, dtype=torch.float32, device=model.device)

@@ -8,9 +8,9 @@ One search, by the functions that do it:
 
 1. All logits start at 0, gates at 1/2. A weight that is exactly 0 does nothing and starts dropped (`BlockGates`).
 2. A step sets beta (`Gates.begin_step`), and in how many backward passes its gradients come (`Gates.expect_passes`).
-3. The forward pass runs the model with W * sigmoid(beta s) for W (`Gates.hidden`). Before each attention block or MLP runs, its
-   masked weights are made (`BlockGates.before_forward`, `BlockGates.make_masked_weights`). All blocks make them in the same
-   memory (`Workspace`), so that there is never more than one block's.
+3. The forward pass runs the model with W * sigmoid(beta s) for W (`Gates.hidden`). Before the first matrix of each attention
+   block or MLP runs, the block's masked weights are made (`BlockGates.before_forward`, `BlockGates.make_masked_weights`). All
+   blocks make them in the same memory (`Workspace`), so that there is never more than one block's.
 4. The caller computes the KL from the hidden state (`step.OptimizerStep`) and calls `backward`. Where autograd needs masked
    weights that another block has overwritten since, they are made again (`Workspace.pack`, `Workspace.unpack`).
 5. As soon as autograd has the gradient g of the KL by a masked matrix, the chain rule turns it into that by the logits, and the
@@ -36,6 +36,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from bigramlib.models.architectures import holder
 from bigramlib.models.language_model import LanguageModel
 from bigramlib.training.config import SparsifyConfig
 from bigramlib.training.optimizer import LogitOptimizer
@@ -85,9 +86,12 @@ class Gates:
     def hidden(self, ids: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
         """The last hidden state of the masked model; its backward pass makes masked weights again and updates the logits."""
         with ExitStack() as stack:
-            for name, block in self.blocks.items():
-                hook = self.model.hf.get_submodule(name).register_forward_pre_hook(partial(BlockGates.before_forward, block))
-                stack.callback(hook.remove)
+            for block in self.blocks.values():
+                for module in dict.fromkeys(holder(name) for name in block.weights):
+                    hook = self.model.hf.get_submodule(module).register_forward_pre_hook(
+                        partial(BlockGates.before_forward, block)
+                    )
+                    stack.callback(hook.remove)
             stack.enter_context(self.model.skipping(self.dropped))
             stack.enter_context(saved_tensors_hooks(self.workspace.pack, self.workspace.unpack))
             return self.model.hidden(ids, self.masked)
@@ -170,8 +174,9 @@ class BlockGates:
         self.expect_passes(1)
 
     def before_forward(self, *_: object) -> None:
-        """The hook that torch calls before this block's module runs: make its masked weights."""
-        self.gate_sum = self.make_masked_weights().sum()
+        """The hook that torch calls before a module with weights of this block runs: make its masked weights."""
+        if self.workspace.owner is not self:
+            self.gate_sum = self.make_masked_weights().sum()
 
     @torch.no_grad()
     def make_masked_weights(self) -> Tensor:

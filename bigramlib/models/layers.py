@@ -1,0 +1,65 @@
+"""What goes in and out of the layers of a model, by plain hooks: the residual stream, and what comes after it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from bigramlib.models.discovery import decoder_of, layers_of
+
+
+@dataclass
+class Pass:
+    """What the hooks of `recorded` have seen of the latest forward pass.
+
+    Attributes:
+        stream: the residual stream at each layer boundary, from the first layer's input to the last layer's output,
+            each [batch, pos, d_model].
+        after: the names of the modules beside the layers that ran after the last of them, in order: the final norm, if there
+            is one, and a projection, if there is one.
+    """
+
+    stream: list[Tensor] = field(default_factory=list)
+    after: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def recorded(hf: PreTrainedModel) -> Iterator[Pass]:
+    """Within the context forward passes of a model are recorded, each in place of the one before."""
+    seen = Pass()
+    (base, decoder), (_, layers) = decoder_of(hf), layers_of(hf)
+    with ExitStack() as stack:
+        first = layers[0].register_forward_pre_hook(partial(_enter, seen), with_kwargs=True)
+        stack.callback(first.remove)
+        for layer in layers:
+            stack.callback(layer.register_forward_hook(partial(_leave, seen)).remove)
+        for part, module in decoder.named_children():
+            if module is not layers:
+                hook = partial(_note, seen, len(layers) + 1, f"{base}.{part}")
+                stack.callback(module.register_forward_hook(hook).remove)
+        yield seen
+
+
+def after_layers(hf: PreTrainedModel, names: list[str]) -> nn.Module:
+    """What takes the last layer's output to the last hidden state: the modules of these names, one after the other."""
+    modules = [hf.get_submodule(name) for name in names]
+    return modules[0] if len(modules) == 1 else nn.Sequential(*modules)
+
+
+def _enter(seen: Pass, _: nn.Module, inputs: tuple, named: dict) -> None:
+    seen.stream[:] = [inputs[0] if inputs else named["hidden_states"]]
+    seen.after.clear()
+
+
+def _leave(seen: Pass, _: nn.Module, __: object, output: Tensor | Sequence) -> None:
+    seen.stream.append(output if isinstance(output, Tensor) else output[0])
+
+
+def _note(seen: Pass, boundaries: int, name: str, *_: object) -> None:
+    if len(seen.stream) == boundaries:
+        seen.after.append(name)
