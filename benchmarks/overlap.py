@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import pandas as pd
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import LlamaConfig
 
 from benchmarks.measuring import Figure, elapsed, save
 from bigramlib import Subnetwork
 from bigramlib.analysis.overlap import overlap_test
-from bigramlib.models.architectures import Architecture
+from bigramlib.models.discovery import architecture_of, without_weights
 
 QUESTION = "overlap"
 BILLION = LlamaConfig(
@@ -39,10 +39,8 @@ def measure(config: LlamaConfig = BILLION, densities: Sequence[float] = DENSITIE
 def random_subnetwork(config: LlamaConfig, density: float, seed: int) -> Subnetwork:
     """Independent random masks of a model's shape; no weights are made."""
     generator = torch.Generator().manual_seed(seed)
-    architecture = Architecture.of(config)
-    with torch.device("meta"):
-        shapes = {name: weight.shape for name, weight in AutoModelForCausalLM.from_config(config).named_parameters()}
-    masks = {name: torch.rand(shapes[name], generator=generator) < density for name in architecture.maskable}
+    architecture = architecture_of(without_weights(config))
+    masks = {name: torch.rand(shape, generator=generator) < density for name, shape in architecture.shapes.items()}
     return Subnetwork(masks, architecture)
 
 

@@ -11,7 +11,7 @@ from bigramlib import LanguageModel
 
 def test_a_model_whose_logits_are_not_its_unembedding_is_refused(tokenizer):
     hf = copy.deepcopy(build("gpt_neox", tokenizer).hf)
-    hf.get_output_embeddings().register_forward_hook(lambda module, inputs, output: 2 * output)
+    hf.get_output_embeddings().register_forward_hook(lambda module, inputs, output: output + output.roll(1, -1))
     with pytest.raises(ValueError, match="logits of 'odd' are not its unembedding of the last hidden state"):
         LanguageModel("odd", hf, tokenizer)
 

@@ -117,8 +117,8 @@ UNWHOLE = {
         "holds an adapter",
         "merge it into its base model",
     ),
-    "encoder and decoder": ({"model_type": "t5"}, "The architecture 't5' is not known; known are gemma2"),
-    "masked": ({"model_type": "bert"}, "The architecture 'bert' is not known; known are gemma2"),
+    "encoder and decoder": ({"model_type": "t5"}, "The architecture 't5' cannot be used: it is no causal language model"),
+    "masked": ({"model_type": "bert"}, "The architecture 'bert' cannot be used: it has the layers of an encoder"),
 }
 
 
@@ -355,7 +355,7 @@ def test_unknown_names_get_one_sentence(tmp_path):
 
 def test_a_local_model_of_an_unknown_architecture_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    with pytest.raises(ValueError, match="'bert' is not known; known are"):
+    with pytest.raises(ValueError, match="'bert' cannot be used: it has the layers of an encoder such as BERT"):
         load_model(tmp_path)
 
 

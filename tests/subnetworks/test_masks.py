@@ -16,7 +16,7 @@ def test_masks_must_be_those_of_the_architecture(model, half):
     first = next(iter(half.masks))
     with pytest.raises(ValueError, match="exactly the maskable parameters"):
         Subnetwork({name: mask for name, mask in half.masks.items() if name != first}, model.architecture)
-    with pytest.raises(ValueError, match="must be a bool matrix"):
+    with pytest.raises(ValueError, match="must be a bool tensor of shape"):
         Subnetwork({**half.masks, first: half.masks[first].float()}, model.architecture)
 
 
