@@ -134,15 +134,15 @@ class _Calls(TorchFunctionMode):
         kwargs = kwargs or {}
         first = args[0] if args else None
         held = self.gpu.holds(first)
-        if getattr(func, "__self__", None) is Tensor.device:
+        if (attribute := getattr(func, "__self__", None)) is Tensor.device:
             return GPU if held else CPU
-        if getattr(func, "__self__", None) is Tensor.is_cuda:
+        if attribute is Tensor.is_cuda:
             return held
+        if func is torch._C._nn._parse_to:  # reads the arguments of Module.to, which then moves each parameter
+            return func(*args, **kwargs)
         if func is Tensor.backward:  # with this mode on, as the hooks within it run Python
             with self:
                 return torch.autograd.backward(first)
-        if func is torch._C._nn._parse_to:  # reads the arguments of Module.to, which then moves each parameter
-            return func(*args, **kwargs)
         if func is Tensor.pin_memory:
             return self.gpu.pin(first)
         if held and func in (Tensor.numpy, Tensor.__array__):
@@ -150,7 +150,7 @@ class _Calls(TorchFunctionMode):
         if held and func is Tensor.tolist:
             self.gpu.note_wait("tolist")
         wanted = _devices(func, args, kwargs)
-        plain, options = tree_map(_on_cpu, (args, kwargs))
+        plain, options = tree_map(_on_cpu, (args, kwargs)) if wanted else (args, kwargs)
         result = func(*plain, **options)
         if func in (Tensor.to, Tensor.cpu, Tensor.cuda):
             to_gpu = held if not wanted else wanted[0].type == "cuda"
