@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd.graph import _engine_run_backward
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -142,7 +143,7 @@ class _Calls(TorchFunctionMode):
             return func(*args, **kwargs)
         if func is Tensor.backward:  # with this mode on, as the hooks within it run Python
             with self:
-                return torch.autograd.backward(first)
+                return _engine_run_backward((first,), (torch.ones_like(first),), False, False, (), True, accumulate_grad=True)
         if func is Tensor.pin_memory:
             return self.gpu.pin(first)
         if held and func in (Tensor.numpy, Tensor.__array__):

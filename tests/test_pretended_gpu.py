@@ -29,8 +29,12 @@ def test_tensors_of_two_devices_do_not_meet(refused, error):
 
 
 def test_a_hook_within_a_backward_pass_is_seen_too():
-    with pretended_gpu():
+    places = []
+    with pretended_gpu() as gpu:
         weight = torch.ones(3, device=GPU, requires_grad=True)
+        weight.register_hook(lambda gradient: places.append(gradient.new_tensor([1.0]).device))
+        (weight * 2).sum().backward()
+        assert places == [GPU] and gpu.waits == [(__name__, "upload")] and weight.grad.tolist() == [2.0] * 3
         weight.register_hook(lambda gradient: gradient + torch.zeros(3))
         with pytest.raises(MixedDevicesError):
             (weight * 2).sum().backward()
