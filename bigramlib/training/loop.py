@@ -63,10 +63,8 @@ def train(
             stop = interrupted()
             save = stop or saved_state.due(run.step)
             if check or save or run.step == 1:  # a target that is no distribution shows in the first step
-                losses = step.read()
-                run.losses += [kl + entropy for kl, entropy in losses]
+                kl = step.read()
             if check:
-                kl = losses[-1][0]
                 _check_gates(run, gates, config, kl)
                 kept, undecided = run.history[-1][2:]
                 progress.set_postfix(KL=f"{kl:.3f}", density=f"{kept:.3%}", undecided=f"{undecided:.3%}")

@@ -35,7 +35,8 @@ class OptimizerStep:
         divergence: the KL to the target, for this model.
         gates: what the steps update.
         config: precision and penalty.
-        run: how far the run is. Its `passes` grow where memory runs out; all else of it is the caller's to update.
+        run: how far the run is. Its `passes` grow where memory runs out, its `losses` by `read`; all else of it is the
+            caller's to update.
         unread: of each step since the last `read`, the KL and entropy of each pass, [passes, 2], on the model's device.
     """
 
@@ -71,24 +72,26 @@ class OptimizerStep:
                     self._check_divisible(ids, error)
                 self._take_more_passes(len(ids))  # after the except block, which keeps the tensors of the failed pass alive
 
-    def read(self) -> list[tuple[float, float]]:
-        """(KL, entropy) of each step since the last reading, the last of which is the run's latest step.
+    def read(self) -> float:
+        """Add the losses of all steps since the last reading to the run's; the last of these is the run's latest step.
 
-        They are means over the batch of the KL to the target and of the target's entropy (0 if not known), nats.
+        A loss is the KL to the target plus the target's entropy (0 if not known), means over the batch, nats.
+
+        Returns:
+            The KL of the latest step, nats.
 
         Raises:
             FloatingPointError: the loss or weights are not finite, or the KL is negative.
         """
         rows = iter(torch.cat(self.unread).tolist())
-        losses = []
         for step, passes in enumerate(self.unread, self.run.step - len(self.unread) + 1):
             kl = entropy = 0.0
             for of_pass in islice(rows, len(passes)):
                 kl, entropy = kl + of_pass[0], entropy + of_pass[1]
             self._check_loss(kl, step)
-            losses.append((kl, entropy))
+            self.run.losses.append(kl + entropy)
         self.unread.clear()
-        return losses
+        return kl
 
     def _passes(self, ids: Int[Tensor, "batch pos"], weights: Float[Tensor, "batch pos"]) -> Float[Tensor, "passes 2"]:
         """Take a batch in `run.passes` forward and backward passes, the last of which updates the gates.
