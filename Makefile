@@ -1,14 +1,14 @@
 # make reproduce   the notebooks on MODEL: figures/<model>/, a table of claims     make test   ruff, mypy, pytest, strict nbval
 # make lab         JupyterLab on notebooks/                                        make pretrain   train mini again (00)
 # make notebooks   execute the notebooks as they are committed                     make bench   what everything costs, measured
-# make clean       remove this checkout's .store and .executed; nothing else here ever removes a mask
+# make clean       remove this checkout's .store and .executed; no mask else        make gpu-check  what a GPU finds and costs
 BENCHMARKS ?= step memory counting residual_pass overlap growth steps_to_quality
 PYTHON ?= python3
 BIN := .venv/bin
 # What a user gives reaches the environment as it was typed: neither make nor the shell reads a $ or a quote in it.
 GIVEN := MODEL CORPUS TEXT_COLUMN DEVICE NOTEBOOKS BIGRAMLIB_STORE
 $(foreach name,$(GIVEN),$(if $(filter command,$(origin $(name))),$(eval override export $(name) := $$(value $(name)))))
-.PHONY: reproduce test lab pretrain notebooks bench clean
+.PHONY: reproduce test lab pretrain notebooks bench gpu-check clean
 reproduce pretrain notebooks: .venv/ready
 	@HF_HUB_DISABLE_TELEMETRY=1 $(BIN)/python -m bigramlib $@
 test: .venv/ready
@@ -22,6 +22,8 @@ lab: .venv/ready
 	@case "$$BIGRAMLIB_STORE" in [!/~]*) BIGRAMLIB_STORE=$$PWD/$$BIGRAMLIB_STORE;; esac; $(BIN)/jupyter lab --notebook-dir=notebooks
 bench: .venv/ready
 	@for question in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$question || exit 1; done
+gpu-check: .venv/ready
+	@$(BIN)/python -m benchmarks.gpu_check
 clean:
 	@unset CDPATH; case "$$BIGRAMLIB_STORE" in "~/"*) BIGRAMLIB_STORE=$$HOME$${BIGRAMLIB_STORE#?};; esac; \
 	named=$$(cd "$${BIGRAMLIB_STORE:-/}" 2>/dev/null && pwd -P); for place in .store .executed; do [ ! -e $$place ] || \

@@ -78,13 +78,19 @@ def peak_bytes(function: Callable[..., object], *arguments: object) -> int:
         return pool.submit(_peak_of, function, arguments).result()
 
 
-def save(question: str, table: pd.DataFrame, figures: list[Figure]) -> Path:
+def save(question: str, table: pd.DataFrame, figures: list[Figure], name: str | None = None) -> Path:
     """Show a benchmark's table and figures, write <question>.csv, and replace its rows in `summary.csv`.
 
+    Args:
+        question: the benchmark.
+        table: what it measured.
+        figures: those with a goal.
+        name: of the folder in `RESULTS`; that of this machine if not given.
+
     Returns:
-        the folder of this machine's results.
+        the folder.
     """
-    folder = RESULTS / machine()
+    folder = RESULTS / (name or machine())
     folder.mkdir(parents=True, exist_ok=True)
     table.to_csv(folder / f"{question}.csv", index=False, float_format="%.5g")
     found = pd.DataFrame([figure.row for figure in figures], columns=["question", "figure", "value", "goal", "met"])
@@ -107,7 +113,12 @@ def machine() -> str:
     parts = [described, torch.backends.cpu.get_cpu_capability(), f"{os.cpu_count()} cores"]
     if torch.cuda.is_available():
         parts.append(torch.cuda.get_device_name())
-    return re.sub(r"[^a-z0-9]+", "-", " ".join(parts).lower()).strip("-")
+    return plain_name(" ".join(parts))
+
+
+def plain_name(text: str) -> str:
+    """A name of small letters, digits and hyphens, as folders have it."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def devices() -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pandas as pd
 
 from benchmarks.measuring import MIB, Figure, peak_bytes, save
@@ -21,11 +23,22 @@ def measure(width: int = SHAPE[0], layers: int = SHAPE[1], vocabulary: int = SHA
     weights = sum(weight.numel() for weight in model.maskable.values())
     del model
     alone = peak_bytes(_load, width, layers, vocabulary)
+    peaks = {precision: peak_bytes(_train, width, layers, vocabulary, precision) for precision in ("float32", "bfloat16")}
+    return above_model(weights, alone, peaks)
+
+
+def above_model(weights: int, alone: int, peaks: Mapping[str, int]) -> tuple[pd.DataFrame, list[Figure]]:
+    """What mask training takes above the model.
+
+    Args:
+        weights: maskable weights of the model.
+        alone: bytes that the model takes alone.
+        peaks: bytes at most while its masks are trained, by precision.
+    """
     rows = []
-    for precision in ("float32", "bfloat16"):
-        above = peak_bytes(_train, width, layers, vocabulary, precision) - alone
-        row = {"weights": weights, "precision": precision, "model_MiB": alone / MIB, "training_MiB": above / MIB}
-        rows.append(row | {"bytes_per_weight": above / weights})
+    for precision, peak in peaks.items():
+        row = {"weights": weights, "precision": precision, "model_MiB": alone / MIB, "training_MiB": (peak - alone) / MIB}
+        rows.append(row | {"bytes_per_weight": (peak - alone) / weights})
     table = pd.DataFrame(rows)
     return table, [
         Figure(QUESTION, f"bytes per maskable weight above the model, {row.precision}", row.bytes_per_weight, at_most=16)

@@ -169,7 +169,7 @@ class LanguageModel:
             ValueError: they are more than the positions that the model has embeddings for.
         """
         self.check_length(ids.shape[1])
-        return torch.cat([ids.new_tensor(self.prefix).expand(len(ids), -1), ids], dim=1)
+        return torch.cat([*(ids.new_full((len(ids), 1), token) for token in self.prefix), ids], dim=1)
 
     def check_length(self, sequence_length: int) -> None:
         """Raise ValueError if sequences of so many tokens and the prefix are longer than the model can read."""

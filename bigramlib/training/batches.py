@@ -74,6 +74,13 @@ def batches(
     return draw
 
 
+def on_device(batch: tuple[Tensor, Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
+    """A batch on a device. A GPU copies it from pinned memory while the program goes on."""
+    gpu = device.type == "cuda"
+    ids, weights = ((part.pin_memory() if gpu else part).to(device, non_blocking=gpu) for part in batch)
+    return ids, weights
+
+
 def each_once(corpus: TokenCorpus, sequence_length: int, seed: int, begin: int = 0) -> Iterator[Int[np.ndarray, " pos"]]:
     """The running text as sequences that do not overlap, each once in shuffled order; then once more, in another order.
 

@@ -226,7 +226,7 @@ class BlockGates:
         if self.gradient is None:
             self.gradient = torch.empty_like(self.logits)
         part = dict(self.split(self.gradient))[name]
-        before = part if self.awaited[name] < self.passes else part.new_tensor(self.beta * self.penalty_per_weight)
+        before = part if self.awaited[name] < self.passes else part.new_full((), self.beta * self.penalty_per_weight)
         torch.addcmul(before, gradient, self.weights[name], value=self.beta, out=part)
         self.awaited[name] -= 1
         if not any(self.awaited.values()):

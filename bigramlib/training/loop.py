@@ -13,7 +13,7 @@ from bigramlib.progress import tqdm
 from bigramlib.subnetworks.subnetwork import Subnetwork
 from bigramlib.targets.target import Target
 from bigramlib.text.corpus import TokenCorpus
-from bigramlib.training.batches import batches
+from bigramlib.training.batches import batches, on_device
 from bigramlib.training.config import SparsifyConfig
 from bigramlib.training.gates import Gates
 from bigramlib.training.run import Run, SavedState
@@ -55,20 +55,23 @@ def train(
     progress = tqdm(total=config.steps, initial=run.step, desc=f"lambda {config.sparsity_penalty:g}", unit="step")
     with progress, interrupts_deferred() as interrupted:
         while run.step < config.steps and not run.converged:
-            ids, weights = (part.to(model.device) for part in draw())
-            kl, entropy = step.take(ids, weights)
-            run.losses.append(kl + entropy)
+            step.take(*on_device(draw(), model.device))
             run.beta *= config.final_beta ** (1 / config.steps)
             run.step += 1
             progress.update()
-            if run.step % CHECK_EVERY == 0 or run.step == config.steps:
+            check = run.step % CHECK_EVERY == 0 or run.step == config.steps
+            stop = interrupted()
+            save = stop or saved_state.due(run.step)
+            if check or save or run.step == 1:  # a target that is no distribution shows in the first step
+                kl = step.read()
+            if check:
                 _check_gates(run, gates, config, kl)
                 kept, undecided = run.history[-1][2:]
                 progress.set_postfix(KL=f"{kl:.3f}", density=f"{kept:.3%}", undecided=f"{undecided:.3%}")
-            if interrupted() or saved_state.due(run.step):
+            if save:
                 run.generator = dict(generator.bit_generator.state)
                 saved_state.save(run, gates.state())
-            if interrupted():
+            if stop:
                 raise KeyboardInterrupt(f"Training was interrupted after step {run.step}; the same call goes on from there.")
     return Subnetwork(gates.masks(), model.architecture)
 

@@ -6,7 +6,8 @@ import gc
 import logging
 import math
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 
 import torch
 from jaxtyping import Float, Int
@@ -34,7 +35,9 @@ class OptimizerStep:
         divergence: the KL to the target, for this model.
         gates: what the steps update.
         config: precision and penalty.
-        run: how far the run is. Its `passes` grow where memory runs out; all else of it is the caller's to update.
+        run: how far the run is. Its `passes` grow where memory runs out, its `losses` by `read`; all else of it is the
+            caller's to update.
+        unread: of each step since the last `read`, the KL and entropy of each pass, [passes, 2], on the model's device.
     """
 
     model: LanguageModel
@@ -42,51 +45,75 @@ class OptimizerStep:
     gates: Gates
     config: SparsifyConfig
     run: Run
+    unread: list[Tensor] = field(default_factory=list)
 
-    def take(self, ids: Int[Tensor, "batch pos"], weights: Float[Tensor, "batch pos"]) -> tuple[float, float]:
+    def take(self, ids: Int[Tensor, "batch pos"], weights: Float[Tensor, "batch pos"]) -> None:
         """Update the gates by a batch. Where memory runs out, this and all later batches are taken in twice as many passes.
+
+        The losses stay on the device, so that a GPU is not waited for in each step; `read` gets and checks them.
 
         Args:
             ids: tokens, [batch, pos].
             weights: of each token's loss, [batch, pos], with sum 1.
 
-        Returns:
-            (KL, entropy): means over the batch of the KL to the target and of the target's entropy (0 if not known), nats.
-
         Raises:
-            FloatingPointError: the loss or weights are not finite, no weight changes the loss, or the KL is negative.
+            FloatingPointError: no weight changes the loss.
             MemoryError: not even one sequence at a time fits into memory.
         """
         self.gates.begin_step(self.run.beta)
         with gradients_watched(self.gates.masked, self.model) if self.run.step == 0 else nullcontext():
             while True:
                 try:
-                    return self._passes(ids, weights)
+                    self.unread.append(self._passes(ids, weights))
+                    return
                 except (MemoryError, RuntimeError) as error:
                     if not is_out_of_memory(error):
                         raise
                     self._check_divisible(ids, error)
                 self._take_more_passes(len(ids))  # after the except block, which keeps the tensors of the failed pass alive
 
-    def _passes(self, ids: Int[Tensor, "batch pos"], weights: Float[Tensor, "batch pos"]) -> tuple[float, float]:
-        """Take a batch in `run.passes` forward and backward passes, the last of which updates the gates."""
+    def read(self) -> float:
+        """Add the losses of all steps since the last reading to the run's; the last of these is the run's latest step.
+
+        A loss is the KL to the target plus the target's entropy (0 if not known), means over the batch, nats.
+
+        Returns:
+            The KL of the latest step, nats.
+
+        Raises:
+            FloatingPointError: the loss or weights are not finite, or the KL is negative.
+        """
+        rows = iter(torch.cat(self.unread).tolist())
+        for step, passes in enumerate(self.unread, self.run.step - len(self.unread) + 1):
+            kl = entropy = 0.0
+            for of_pass in islice(rows, len(passes)):
+                kl, entropy = kl + of_pass[0], entropy + of_pass[1]
+            self._check_loss(kl, step)
+            self.run.losses.append(kl + entropy)
+        self.unread.clear()
+        return kl
+
+    def _passes(self, ids: Int[Tensor, "batch pos"], weights: Float[Tensor, "batch pos"]) -> Float[Tensor, "passes 2"]:
+        """Take a batch in `run.passes` forward and backward passes, the last of which updates the gates.
+
+        Returns:
+            The part of each pass in the batch's KL and entropy, nats.
+        """
         model, gates, passes = self.model, self.gates, self.run.passes
         gates.expect_passes(passes)
-        total = entropy = 0.0
+        losses = []
         entropy_of = getattr(self.divergence, "entropy", torch.zeros_like)
         for part, part_weights in zip(ids.tensor_split(passes), weights.tensor_split(passes), strict=True):
             with torch.autocast(model.device.type, torch.bfloat16, enabled=self.config.dtype == torch.bfloat16):
                 hidden = gates.hidden(part)
                 kl = (self.divergence(part, hidden) * part_weights).sum()
-                entropy += (entropy_of(part) * part_weights).sum().item()
-            total += kl.item()
-            self._check_loss(total)
+                entropy = (entropy_of(part) * part_weights).sum()
+            losses.append(torch.stack([kl.detach(), entropy]))
             kl.backward()
-        return total, entropy
+        return torch.stack(losses)
 
-    def _check_loss(self, kl: float) -> None:
-        """Raise FloatingPointError if a batch's KL (nats) is not finite, or negative beyond rounding."""
-        step = self.run.step + 1
+    def _check_loss(self, kl: float, step: int) -> None:
+        """Raise FloatingPointError if the KL of a step's batch (nats) is not finite, or negative beyond rounding."""
         if not math.isfinite(kl):
             check_finite(self.model.maskable, self.model.name)
             raise FloatingPointError(

@@ -21,7 +21,7 @@ from bigramlib.models.language_model import LanguageModel
 from bigramlib.training.gates import Gates
 
 CHECK_EVERY = 10
-"""Steps between two looks at whether the gates are decided."""
+"""Steps between two looks at the losses, and at whether the gates are decided."""
 log = logging.getLogger(__name__)
 
 
@@ -29,8 +29,10 @@ log = logging.getLogger(__name__)
 def count_gates(gates: Gates, beta: float) -> tuple[int, int]:
     """(kept, undecided): how many gates lie above 0.9, and how many between 0.1 and 0.9, at this beta and the logits of now."""
     threshold = math.log(9) / beta
-    kept = sum(int((block.logits > threshold).sum()) for block in gates.blocks.values())
-    return kept, sum(int((block.logits.abs() < threshold).sum()) for block in gates.blocks.values())
+    logits = [block.logits for block in gates.blocks.values()]
+    counts = [torch.stack([(part > threshold).sum(), (part.abs() < threshold).sum()]) for part in logits]
+    kept, undecided = torch.stack(counts).sum(0).tolist()
+    return kept, undecided
 
 
 def are_decided(kept: int, undecided: int, undecided_share: float) -> bool:

@@ -3,6 +3,7 @@
 import logging
 import shutil
 from dataclasses import replace
+from itertools import count
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from bigramlib import ModelTarget, Subnetwork, find_subnetwork
 from bigramlib.store import store_folder
 from bigramlib.targets.table_divergence import BoundTable
 from bigramlib.training.batches import batches
+from bigramlib.training.run import SavedState
 from bigramlib.training.step import is_out_of_memory
 
 
@@ -65,6 +67,24 @@ def test_a_loss_that_is_not_finite_though_the_weights_are_stops_training(model, 
 
     with pytest.raises(FloatingPointError, match=r"loss became inf at step 1 .*weights are finite; lower learning_rate"):
         find_subnetwork(model, Broken(), corpus, QUICK)
+
+
+@pytest.mark.parametrize(("every", "saved"), [(1, [1, 2, 3]), (500, [])])
+def test_a_loss_that_breaks_off_is_named_by_its_step_before_any_state_has_it(model, table, corpus, monkeypatch, every, saved):
+    class Breaking:
+        reads_context, hash = False, "breaking"
+
+        def bind(self, model):
+            bound, calls = table.bind(model), count(1)
+            return lambda ids, hidden: bound(ids, hidden) * (float("nan") if next(calls) == 4 else 1.0)
+
+    steps: list[int] = []
+    monkeypatch.setattr("bigramlib.saved_state.EVERY_STEPS", every)
+    monkeypatch.setattr("bigramlib.saved_state.WRITING_SHARE", 1e9)
+    monkeypatch.setattr(SavedState, "save", lambda self, run, tensors: steps.append(run.step))
+    with pytest.raises(FloatingPointError, match=r"loss became nan at step 4 "):
+        find_subnetwork(model, Breaking(), corpus, QUICK)
+    assert steps == saved and not list(store_folder("subnetworks").iterdir())
 
 
 def test_a_target_whose_rows_do_not_sum_to_one_is_named(model, table, corpus):
