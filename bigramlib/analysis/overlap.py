@@ -39,10 +39,10 @@ def overlap_test(a: Subnetwork, b: Subnetwork) -> pd.DataFrame:
 
     Returns:
         A row for each layer and component (all experts together), then one for each component over all layers, then one with
-        component "total" (layer is missing in both). Columns: layer, component, total (weights), kept_a, kept_b, overlap, contained (share of
-        the smaller one that is in the larger one), jaccard (overlap / union), and for each null hypothesis the expected
-        overlap, its z score and log10 p: flat_expected, flat_z, flat_log10_p, rows_expected, rows_z, rows_log10_p. NaN are
-        shares of nothing, and z where only one overlap is possible.
+        component "total" (layer is missing in both). Columns: layer, component, total (weights), kept_a, kept_b, overlap,
+        contained (share of the smaller one that is in the larger one), jaccard (overlap / union), and for each null hypothesis
+        the expected overlap, its z score and log10 p: flat_expected, flat_z, flat_log10_p, rows_expected, rows_z,
+        rows_log10_p. NaN are shares of nothing, and z where only one overlap is possible.
 
     Raises:
         ValueError: subnetworks of models with different shapes.

@@ -82,10 +82,7 @@ SUBNETWORK, RANDOM = "the base's subnetwork", "random weights"
 
 
 def gentle(model: LanguageModel, steps: int, learning_rate: float) -> TuneConfig:
-    """Settings that teach a model its tasks and leave most of its knowledge of running text.
-
-    Low-rank changes alone: they are small enough to be kept beside the notebooks.
-    """
+    """Settings that teach a model its tasks and leave most of its knowledge of text, by changes of low rank alone."""
     return replace(TuneConfig.suited(model), steps=steps, learning_rate=learning_rate, rank=8, alpha=8.0)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,10 +17,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from bigramlib.models import checks, masking
 from bigramlib.models.architectures import Architecture
 from bigramlib.models.bridge import bridged
-from bigramlib.models.discovery import architecture_of, decoder_of
+from bigramlib.models.discovery import architecture_of
+from bigramlib.models.ending import Ending
 from bigramlib.models.identity import Identity, as_configured
-from bigramlib.models.layers import after_layers, recorded
-from bigramlib.models.logits import Readout, agree
+from bigramlib.models.logits import Readout
 from bigramlib.models.positions import Positions
 from bigramlib.models.sampling import Sampler
 from bigramlib.models.self_check import check_units
@@ -33,15 +33,6 @@ from bigramlib.text.vocabulary import Tokenized, tokenizer_hash
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
-
-
-@dataclass(frozen=True)
-class _Ending:
-    """What comes after a model's last layer: names of modules, and the cap and scale of the logits (see `Readout`)."""
-
-    modules: list[str]
-    cap: float | None
-    scale: float
 
 
 @dataclass(frozen=True)
@@ -58,6 +49,7 @@ class LanguageModel:
             weights.
         identity: the hashes by which results know it.
         architecture: the layout of its attention and MLP matrices.
+        ending: what comes after its last layer.
     """
 
     name: str
@@ -68,7 +60,7 @@ class LanguageModel:
     origin: str = "pretrained"
     identity: Identity = field(init=False, repr=False, compare=False)
     architecture: Architecture = field(init=False, repr=False, compare=False)
-    _ending: _Ending = field(init=False, repr=False, compare=False)
+    ending: Ending = field(init=False, repr=False, compare=False)
 
     @full_precision()
     def __post_init__(self) -> None:
@@ -83,7 +75,10 @@ class LanguageModel:
         checks.check_nothing_added(self.hf, configured, self.name)
         checks.check_prefix(self.prefix, self.vocabulary_size, self.name)
         object.__setattr__(self, "identity", Identity(self.hf, configured, self.prefix, self.tokenizer_hash))
-        object.__setattr__(self, "_ending", self._checked_ending())
+        longest = 4 if self.positions is None else max(1, self.positions - len(self.prefix))
+        ids = self.prefixed(torch.arange(min(4, longest, self.vocabulary_size), device=self.device)[None])
+        object.__setattr__(self, "ending", Ending.of(self.hf, ids, self.vocabulary_size, self.name))
+        check_units(self.hf, self.architecture, ids, self.name)
 
     @cached_property
     def vocabulary_size(self) -> int:
@@ -138,7 +133,7 @@ class LanguageModel:
     @property
     def final_norm(self) -> torch.nn.Module:
         """What takes the last layer's residual stream to the last hidden state: a norm, in few models more or nothing."""
-        return after_layers(self.hf, self._ending.modules)
+        return self.ending.norm(self.hf)
 
     @cached_property
     def prefix(self) -> list[int]:
@@ -216,7 +211,7 @@ class LanguageModel:
     @property
     def readout(self) -> Readout:
         """What turns last hidden states into logits, as the model has it now."""
-        return replace(Readout.of(self.hf, self.vocabulary_size), cap=self._ending.cap, scale=self._ending.scale)
+        return self.ending.readout(self.hf, self.vocabulary_size)
 
     @property
     def sampler(self) -> Sampler:
@@ -291,20 +286,3 @@ class LanguageModel:
         checks.check_device(device)
         self.hf.to(device)
         return self
-
-    def _checked_ending(self) -> _Ending:
-        """How the model goes on after its last layer, found by running it on a few tokens, and whether its units are units."""
-        longest = 4 if self.positions is None else max(1, self.positions - len(self.prefix))
-        ids = torch.arange(min(4, longest, self.vocabulary_size), device=self.device)[None]
-        prefixed = self.prefixed(ids)
-        with torch.no_grad():
-            own = self.hf(prefixed).logits[..., : self.vocabulary_size]
-            with recorded(self.hf) as seen:
-                hidden = decoder_of(self.hf)[1](prefixed).last_hidden_state
-            if not agree(hidden, after_layers(self.hf, seen.after)(seen.stream[-1])):
-                raise ValueError(f"The last hidden state of {self.name!r} is not the final norm of what its last layer writes.")
-            readout = Readout.of(self.hf, self.vocabulary_size).measured(own, hidden)
-            if not agree(own, readout.logits(hidden)):
-                raise ValueError(f"The logits of {self.name!r} are not its unembedding of the last hidden state.")
-        check_units(self.hf, self.architecture, prefixed, self.name)
-        return _Ending(seen.after, readout.cap, readout.scale)

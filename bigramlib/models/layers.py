@@ -45,12 +45,6 @@ def recorded(hf: PreTrainedModel) -> Iterator[Pass]:
         yield seen
 
 
-def after_layers(hf: PreTrainedModel, names: list[str]) -> nn.Module:
-    """What takes the last layer's output to the last hidden state: the modules of these names, one after the other."""
-    modules = [hf.get_submodule(name) for name in names]
-    return modules[0] if len(modules) == 1 else nn.Sequential(*modules)
-
-
 def _enter(seen: Pass, _: nn.Module, inputs: tuple, named: dict) -> None:
     seen.stream[:] = [inputs[0] if inputs else named["hidden_states"]]
     seen.after.clear()

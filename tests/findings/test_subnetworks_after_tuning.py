@@ -40,8 +40,8 @@ def masks(model):
     return [Subnetwork.mlp(model, layer, dimensions) for layer, dimensions in ((0, None), (0, [0, 1]), (1, [3]))]
 
 
-def test_gentle_tuning_keeps_its_changes_small_enough_to_be_kept_beside_the_notebooks():
-    config = gentle(100, 5e-4)
+def test_gentle_tuning_keeps_its_changes_small_enough_to_be_kept_beside_the_notebooks(model):
+    config = gentle(model, 100, 5e-4)
     assert config.rank == 8 and (config.steps, config.learning_rate) == (100, 5e-4)
 
 

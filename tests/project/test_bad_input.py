@@ -164,7 +164,7 @@ CASES = [
         "masks of numbers",
         lambda g: Subnetwork({name: mask.float() for name, mask in g.full.masks.items()}, g.model.architecture),
         ValueError,
-        r"is torch.float32 with 2 axes; it must be a bool matrix",
+        r"is torch.float32 of shape \(48, 16\); it must be a bool tensor of shape \(48, 16\)",
     ),
     (
         "union of strangers",

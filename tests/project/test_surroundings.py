@@ -13,7 +13,7 @@ import torch
 from conftest import build
 from test_identity import QUICK, saved, with_first, word_tokenizer
 from tokenizers import Tokenizer, processors
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from bigramlib import (
     BigramTable,
@@ -293,11 +293,12 @@ def test_provenance_of_numpy_numbers_is_saved_and_what_is_no_json_is_named(model
 
 
 def test_masks_of_other_shapes_are_not_combined(model):
+    wide = AutoModelForCausalLM.from_config(type(model.hf.config)(**model.hf.config.to_dict() | {"intermediate_size": 32}))
     full = Subnetwork.full(model)
-    cut = Subnetwork({name: mask[:1] for name, mask in full.masks.items()}, model.architecture)
+    other = Subnetwork.full(LanguageModel("wide", wide, model.tokenizer))
     with pytest.raises(ValueError, match="of models with different shapes"):
-        full & cut
-    with pytest.raises(ValueError, match=r"is torch.bool with 2 axes on meta; it must be a bool matrix"):
+        full & other
+    with pytest.raises(ValueError, match=r"is torch.bool of shape \(48, 16\) on meta; it must be a bool tensor of shape"):
         Subnetwork({name: mask.to("meta") for name, mask in full.masks.items()}, model.architecture)
 
 
