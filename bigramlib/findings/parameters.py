@@ -145,6 +145,7 @@ PARAMETERS: dict[str, Rule] = {
     "learning_rate": _number(1e-8, 1),
     "seed": _seed,
     "seeds": _list(_seed),
+    "tuned_seeds": _list(_seed),
     "draws": _count,
     "longer_steps": _number(20, whole=True),
     "fixed_density": _number(1e-6, 1),

@@ -86,9 +86,11 @@ def gentle(model: LanguageModel, steps: int, learning_rate: float) -> TuneConfig
     return replace(TuneConfig.suited(model), steps=steps, learning_rate=learning_rate, rank=8, alpha=8.0)
 
 
-def find_all(studies: Mapping[str, Study], penalty: float, seeds: Iterable[int]) -> dict[tuple[str, int], Subnetwork]:
-    """The bigram subnetwork of each study for one penalty and each seed, by (name of the study, seed)."""
-    return {(name, seed): study.find(penalty, seed) for seed in seeds for name, study in studies.items()}
+def find_all(
+    studies: Mapping[str, Study], penalty: float, seeds: Mapping[str, Iterable[int]]
+) -> dict[tuple[str, int], Subnetwork]:
+    """The bigram subnetworks for one penalty and the seeds of each study, by (name of the study, seed)."""
+    return {(name, seed): studies[name].find(penalty, seed) for name in seeds for seed in seeds[name]}
 
 
 def sizes(studies: Mapping[str, Study], found: Mapping[tuple[str, int], Subnetwork], max_tokens: int) -> pd.DataFrame:
@@ -227,21 +229,21 @@ def judge(
         changed: what `change_inside` returns.
         removed: what `removals` returns.
     """
-    mean = sized.groupby("model")[["r", "density"]].mean()
+    common = sized[sized.groupby("seed").model.transform("size") == sized.model.nunique()]
+    mean = common.groupby("model")[["r", "density"]].mean()
     base, tuned = mean.loc["base"], mean.loc["tuned"]
     own, other = (moved[(moved["mask"] == "base") & (moved.weights == name)].iloc[0] for name in ("base", "tuned"))
     pairs = agreed.set_index("pair")
     costs = removed.set_index(["model", "removed"])
     cost, random = costs.loc["tuned", SUBNETWORK], costs.loc["tuned", RANDOM]
     densities = {"tuned_density": tuned.density, "base_density": base.density}
-    in_base = {"base": costs.rise["base", SUBNETWORK], "base_random": costs.rise["base", RANDOM]}
     return [
-        check(folder, CLAIMS["subnetwork after tuning"], tuned=tuned.r, base=base.r, seeds=sized.seed.nunique(), **densities),
+        check(folder, CLAIMS["subnetwork after tuning"], tuned=tuned.r, base=base.r, seeds=common.seed.nunique(), **densities),
         check(folder, CLAIMS["transplanted"], moved=other.r, low=other.r_low, high=other.r_high, own=own.r),
         _judged_by_seeds(folder, pairs),
         check(folder, CLAIMS["tuning is blind"], **{name: changed[name] for name in ("inside", "random", "ratio")}),
         check(folder, CLAIMS["stays necessary"], tuned=cost.rise, low=cost.rise_low, high=cost.rise_high, random=random.rise,
-              **in_base),
+              base=costs.rise["base", SUBNETWORK], base_random=costs.rise["base", RANDOM]),
     ]  # fmt: skip
 
 

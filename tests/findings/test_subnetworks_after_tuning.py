@@ -46,14 +46,14 @@ def test_gentle_tuning_keeps_its_changes_small_enough_to_be_kept_beside_the_note
 
 
 def test_subnetworks_are_found_in_both_models_for_every_seed(quick, studies):
-    found = find_all(studies, 10.0, [0, 1])
+    found = find_all(studies, 10.0, {"base": [0, 1], "tuned": [0, 1]})
     assert set(found) == {(name, seed) for name in studies for seed in (0, 1)}
     assert found["tuned", 1].provenance["config"]["seed"] == 1
     assert found["tuned", 0].provenance["weights_hash"] == studies["tuned"].model.weights_hash
     table = sizes(studies, found, TOKENS)
-    assert list(table.model) == ["base", "tuned"] * 2 and list(table.seed) == [0, 0, 1, 1]
+    assert list(table.model) == ["base", "base", "tuned", "tuned"] and list(table.seed) == [0, 1] * 2
     plain = studies["tuned"].evaluate(found["tuned", 0], max_tokens=TOKENS)
-    row = table.iloc[1]
+    row = table.iloc[2]
     assert (row.r, row.kl, row.r_low) == (plain.r, plain.kl, plain.r_interval[0])
     assert (row.kept, row.first_mlp) == (found["tuned", 0].kept, found["tuned", 0].first_mlp_share())
 
