@@ -114,10 +114,6 @@ class Gates:
         for module, block in self.blocks.items():
             block.restore({name: state[f"{module}.{name}"] for name in block.state()})
 
-    def mean(self) -> float:
-        """The mean gate over all maskable weights, as of this step's last forward pass."""
-        return sum(float(block.gate_sum) for block in self.blocks.values()) / self.total
-
     def masks(self) -> dict[str, Tensor]:
         """The masks s > 0 by parameter name, on the CPU; of matrices that were not searched nothing is kept."""
         masks = {name: torch.zeros(shape, dtype=torch.bool, device="cpu") for name, shape in self.shapes.items()}
@@ -175,8 +171,7 @@ class BlockGates:
 
     def before_forward(self, *_: object) -> None:
         """The hook that torch calls before a module with weights of this block runs: make its masked weights."""
-        if self.workspace.owner is not self:
-            self.gate_sum = self.make_masked_weights().sum()
+        self.make_masked_weights()
 
     @torch.no_grad()
     def make_masked_weights(self) -> Tensor:
