@@ -19,7 +19,7 @@ FOREIGN = {
     r"per_layer_|(attn|mlp|ffn)_h(yper_)?c": "layers that are more than attention and an MLP",
 }
 """What makes a model unusable here, by what is in the names of its parameters then."""
-OTHER_SENSES = "vision|visual|image|audio|speech"
+OTHER_SENSES = "vision|visual|image|audio|speech|multi_modal|vqmodel"
 """In the names of the parts of a model that read something else than text."""
 ROUTERS = {"router", "gate", "shared_expert_gate"}
 """Parts of the names of what chooses and weighs experts, which is never masked."""
@@ -58,6 +58,12 @@ def without_weights(config: PretrainedConfig) -> PreTrainedModel:
         raise ValueError(f"The architecture {config.model_type!r} cannot be used: it is no causal language model")
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(copy.deepcopy(config))
+
+
+def text_config(config: PretrainedConfig) -> PretrainedConfig:
+    """What the causal language model of a config is built from: only its text part, where that model reads nothing else."""
+    only_text = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].config_class is config.sub_configs.get("text_config")
+    return config.get_text_config() if only_text else config
 
 
 def architecture_of(hf: PreTrainedModel) -> Architecture:

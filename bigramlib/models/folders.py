@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,15 +23,17 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from bigramlib.models.discovery import architecture_of, without_weights
+from bigramlib.models.discovery import OTHER_SENSES, architecture_of, text_config, without_weights
 
 CONFIG, INDEX, TOKENIZER, WEIGHTS = "config.json", "model.safetensors.index.json", "tokenizer.json", "model.safetensors"
 ADAPTER = "adapter_config.json"
 QUANTIZED = ("quantization_config", "compression_config", "quantization")
 """Entries of a config that say that the weights are quantised; `QUANTIZED_FILES` say it beside the config."""
 QUANTIZED_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
-OLD_BUFFERS = re.compile(r"(attn|attention)\.(bias|masked_bias)$|rotary_emb\.inv_freq$")
+OLD_BUFFERS = re.compile(r"(attn|attention)\.(bias|masked_bias|causal_mask)$|rotary_emb\.inv_freq$")
 """Constants that older versions of transformers stored among the weights."""
+EXPERT = re.compile(r"(.*\bexperts\.)(\d+)\.(.*)")
+"""The name of a weight of one expert, where experts are stored one by one."""
 NAMED = 3
 """How many parameters a message names."""
 
@@ -146,11 +148,15 @@ def built(config: PretrainedConfig, tensors: Mapping[str, Any], name: str) -> Pr
     Raises:
         ValueError: the weights are not exactly those of the model.
     """
+    kind, text = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], text_config(config)
+    if text is not config:
+        tensors = {key: tensor for key, tensor in tensors.items() if not re.search(OTHER_SENSES, key)}
+    _check_experts(tensors, name)
     try:
         with quiet():
-            hf, report = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].from_pretrained(
+            hf, report = kind.from_pretrained(
                 None,
-                config=config,
+                config=text,
                 state_dict=tensors,
                 dtype=torch.float32,
                 ignore_mismatched_sizes=True,
@@ -162,7 +168,7 @@ def built(config: PretrainedConfig, tensors: Mapping[str, Any], name: str) -> Pr
         ) from error
     hf.config.name_or_path = config.name_or_path
     check_whole(hf, report, name, "load all weights of a causal language model, with the config it was saved with")
-    if config.tie_word_embeddings and hf.get_input_embeddings().weight is not hf.get_output_embeddings().weight:
+    if text.tie_word_embeddings and hf.get_input_embeddings().weight is not hf.get_output_embeddings().weight:
         raise ValueError(
             f"The {CONFIG} of {name!r} says that its unembedding is its embedding, but its weights have another one "
             f"({_unembedding(hf)}); state tie_word_embeddings false where that one is right."
@@ -232,6 +238,26 @@ def _read_object(path: Path, name: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"The {path.name} of {name!r} is not a JSON object; fetch it again.")
     return found
+
+
+def _check_experts(names: Iterable[str], name: str) -> None:
+    """Raise ValueError unless of every matrix that all experts of a layer have, all of them are among the weights.
+
+    transformers stacks stored experts in the order of their numbers, without asking whether one is missing between others.
+    """
+    numbers: dict[str, dict[str, set[int]]] = {}
+    for key in names:
+        if found := EXPERT.fullmatch(key):
+            module, number, matrix = found.groups()
+            numbers.setdefault(module, {}).setdefault(matrix, set()).add(int(number))
+    missing = [
+        f"{module}{number}.{matrix}"
+        for module, stored in numbers.items()
+        for matrix in stored
+        for number in sorted(set(range(1 + max(set().union(*stored.values())))) - stored[matrix])
+    ]
+    if missing:
+        raise ValueError(f"The weights of {name!r} do not fit each other: they lack {_listed(missing)}; fetch them again.")
 
 
 def _unembedding(hf: PreTrainedModel) -> str:
