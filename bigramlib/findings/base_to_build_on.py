@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import or_
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from bigramlib.analysis.circuits import best_head, build_up, follow, passes
 from bigramlib.findings.claims import Claim, Verdict, check, untestable
 from bigramlib.findings.study import Study
 from bigramlib.findings.style import BLUE, RED
+from bigramlib.models.language_model import LanguageModel
 from bigramlib.subnetworks.places import first_mlp_dimensions
 from bigramlib.subnetworks.subnetwork import Subnetwork
 
@@ -55,8 +58,7 @@ def edits_of(study: Study, subnetwork: Subnetwork) -> dict[str, Subnetwork]:
     """The bigram subnetwork, and what is left of it without a layer, the first MLP or half of its dimensions, by name."""
     model = study.model
     first_layer, first_mlp = Subnetwork.layer(model, 0), Subnetwork.mlp(model, 0)
-    dimensions = first_mlp_dimensions(subnetwork.units()).sort_values(ascending=False, kind="stable").index.tolist()
-    fullest = Subnetwork.mlp(model, 0, dimensions[: len(dimensions) // 2])
+    fullest = _fullest_half(model, first_mlp_dimensions(subnetwork.units()))
     layers = range(model.architecture.layers)
     return {
         BIGRAM: subnetwork,
@@ -68,6 +70,17 @@ def edits_of(study: Study, subnetwork: Subnetwork) -> dict[str, Subnetwork]:
         "without the other half": subnetwork - fullest,
         EMPTY: Subnetwork.empty(model),
     }
+
+
+def _fullest_half(model: LanguageModel, counts: pd.Series) -> Subnetwork:
+    """The half of the first MLP's dimensions, of whichever expert, that keep most (counted by `first_mlp_dimensions`)."""
+    fullest = counts.sort_values(ascending=False, kind="stable")[: len(counts) // 2].reset_index()
+    experts = fullest.expert if "expert" in fullest else np.full(len(fullest), np.nan)
+    parts = [
+        Subnetwork.mlp(model, 0, dimensions.unit.tolist(), None if pd.isna(expert) else int(expert))
+        for expert, dimensions in fullest.groupby(experts, dropna=False)
+    ]
+    return reduce(or_, parts)
 
 
 def losses_of(study: Study, subnetwork: Subnetwork, behaviours: Sequence[Behaviour]) -> pd.DataFrame:

@@ -16,6 +16,7 @@ from bigramlib.analysis.controls import best_within, smallest_reaching
 from bigramlib.findings.claims import Claim, Verdict, check, untestable
 from bigramlib.findings.study import Study
 from bigramlib.findings.style import BLUE, GREY, ORANGE, PAPER_R, RED
+from bigramlib.subnetworks.places import density_grid
 from bigramlib.subnetworks.subnetwork import Subnetwork
 
 Subnetworks = Mapping[float, Subnetwork]
@@ -165,12 +166,11 @@ def plot_frontier(axes: Axes, points: pd.DataFrame) -> None:
 
 def plot_density(axes: Axes, table: pd.DataFrame) -> None:
     """Draw a `Subnetwork.table()`: the share of weights kept by layer and component, as a heat map."""
-    components = list(dict.fromkeys(table.component))
-    grid = table.pivot(index="layer", columns="component", values="density")[components]
+    grid = density_grid(table)
     look = {
         "cmap": "Blues",
         "cbar_kws": {"label": "% of weights kept"},
-        "xticklabels": [c.replace(" ", "\n") for c in components],
+        "xticklabels": [component.replace(" ", "\n") for component in grid.columns],
     }
     sns.heatmap(grid * 100, ax=axes, annot=len(grid) <= 12, fmt=".2g", **look)
     axes.set(xlabel="", ylabel="layer", title="Where the kept weights are")

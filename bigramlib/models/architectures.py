@@ -118,8 +118,12 @@ class Architecture:
         """Every component, layer by layer; together they cover each maskable weight exactly once."""
         found = []
         for parameter, shape in self.shapes.items():
-            experts = range(shape[0]) if len(shape) == 3 else [None]
-            found += [part for expert in experts for part in self._components(parameter, shape[-2:], expert)]
+            units = self._units(parameter, shape)
+            found += [
+                Component(layer_of(parameter), name, parameter, self.axis(parameter), each, expert)
+                for expert in (range(shape[0]) if len(shape) == 3 else [None])
+                for name, each in zip(held(parameter), units, strict=True)
+            ]
         return tuple(found)
 
     @cached_property
@@ -158,22 +162,15 @@ class Architecture:
         """The components of one layer."""
         return [part for part in self.components if part.layer == layer]
 
-    def _components(self, parameter: str, shape: tuple[int, ...], expert: int | None) -> list[Component]:
-        """The components that one matrix holds."""
-        parts, axis, layer = held(parameter), self.axis(parameter), layer_of(parameter)
+    def _units(self, parameter: str, shape: tuple[int, ...]) -> list[Int[np.ndarray, "groups size"]]:
+        """Where the units of each component that a parameter holds lie along its axis, alike in all experts."""
+        parts, rows = held(parameter), shape[-2:][self.axis(parameter)]
         if parts[0] in MLP_COMPONENTS:
-            units = self._dimensions(shape[axis], len(parts), expert)
-        elif len(parts) > 1:
-            units = self._fused_heads(shape[axis])
-        else:
-            units = [self._heads(parts[0], layer, shape[axis])]
-        return [Component(layer, name, parameter, axis, each, expert) for name, each in zip(parts, units, strict=True)]
-
-    def _dimensions(self, rows: int, parts: int, expert: int | None) -> list[Int[np.ndarray, "groups size"]]:
-        """Where the dimensions of an MLP lie along an axis, for each of the components that share it."""
-        if expert is not None and self.model_type in _ALTERNATING:
-            return [np.arange(part, rows, parts)[:, None] for part in range(parts)]
-        return [every[:, None] for every in np.split(np.arange(rows), parts)]
+            dimensions = np.arange(rows)[:, None]
+            if len(shape) == 3 and self.model_type in _ALTERNATING:
+                return [dimensions[part :: len(parts)] for part in range(len(parts))]
+            return np.split(dimensions, len(parts))
+        return self._fused_heads(rows) if len(parts) > 1 else [self._heads(parts[0], layer_of(parameter), rows)]
 
     def _heads(self, name: str, layer: int, rows: int) -> Int[np.ndarray, "heads size"]:
         """Where heads lie along an axis in a matrix of their own. Layers may have heads of different sizes."""

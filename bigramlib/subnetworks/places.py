@@ -37,15 +37,16 @@ def unit_table(masks: Mapping[str, Tensor], architecture: Architecture) -> pd.Da
         Columns layer, component, expert (as in `component_table`), unit (number of the head or dimension), kept (weights),
         total (weights).
     """
-    counted = []
+    counted: dict[str, list[np.ndarray]] = {"unit": [], "kept": [], "total": []}
     for component in architecture.components:
         mask = component.matrix(masks[component.parameter])
-        kept = mask.sum(dim=1 - component.axis).numpy()[component.units].sum(axis=1)
         groups, size = component.units.shape
-        counted.append(pd.DataFrame({"unit": range(groups), "kept": kept, "total": size * mask.shape[1 - component.axis]}))
+        counted["unit"].append(np.arange(groups))
+        counted["kept"].append(mask.sum(dim=1 - component.axis).numpy()[component.units].sum(axis=1))
+        counted["total"].append(np.full(groups, size * mask.shape[1 - component.axis]))
     places = _placed(architecture, None)
-    repeated = places.loc[places.index.repeat([len(table) for table in counted])].reset_index(drop=True)
-    return pd.concat([repeated, pd.concat(counted, ignore_index=True)], axis=1)
+    repeated = places.loc[places.index.repeat([len(units) for units in counted["unit"]])].reset_index(drop=True)
+    return repeated.assign(**{column: np.concatenate(parts) for column, parts in counted.items()})
 
 
 def _placed(architecture: Architecture, parts: list[Tensor] | None) -> pd.DataFrame:
@@ -58,6 +59,16 @@ def _placed(architecture: Architecture, parts: list[Tensor] | None) -> pd.DataFr
         table["kept"] = [int(part.sum()) for part in parts]
         table["total"] = [part.numel() for part in parts]
     return table
+
+
+def density_grid(components: pd.DataFrame) -> pd.DataFrame:
+    """The kept share of each layer (rows) and component (columns), all experts of a layer together.
+
+    Args:
+        components: a `component_table`.
+    """
+    counts = components.groupby(["layer", "component"], sort=False)[["kept", "total"]].sum()
+    return (counts.kept / counts.total).unstack("component", sort=False)
 
 
 def first_mlp_share(components: pd.DataFrame) -> float:
@@ -122,22 +133,24 @@ def head_units(architecture: Architecture, layer: int, head: int) -> dict[str, l
 
 def mlp_units(
     architecture: Architecture, layer: int, dimensions: Sequence[int] | None = None, expert: int | None = None
-) -> dict[str, list[int]]:
+) -> dict[str, list[int] | None]:
     """Some dimensions of a layer's MLP or of one of its experts, or all of them, by component.
+
+    Without dimensions and expert it is the whole of a mixture: all experts, and what stands beside them (None for each component).
+    With dimensions alone it is what stands beside the experts.
 
     Raises:
         ValueError: there is no such dimension, expert or MLP.
     """
     parts = [part for part in architecture.of_layer(layer) if part.name in MLP_COMPONENTS]
+    experts = len({part.expert for part in parts} - {None})
+    if experts and dimensions is None and expert is None:
+        return dict.fromkeys(part.name for part in parts)
     chosen = [part for part in parts if part.expert == expert]
-    if not chosen and (dimensions is not None or expert is not None):
-        experts = 1 + max((part.expert for part in parts if part.expert is not None), default=-1)
-        raise ValueError(
-            f"Layer {layer} has {experts or 'no'} experts, numbered from 0; name one of them as expert."
-            if experts or expert is not None
-            else f"Layer {layer} has no MLP."
-        )
-    counts = {part.name: len(part.units) for part in chosen or parts}
+    if not chosen:
+        has = f"{experts} experts, numbered from 0; name one of them as expert" if experts else "an MLP without experts"
+        raise ValueError(f"Layer {layer} has {has if parts else 'no MLP'}.")
+    counts = {part.name: len(part.units) for part in chosen}
     return {
         name: [checked_index("MLP dimension", each, count) for each in (range(count) if dimensions is None else dimensions)]
         for name, count in counts.items()
@@ -148,7 +161,7 @@ def part_masks(
     weights: Mapping[str, Tensor],
     architecture: Architecture,
     layer: int,
-    units: Mapping[str, list[int]],
+    units: Mapping[str, list[int] | None],
     expert: int | None = None,
 ) -> dict[str, Tensor]:
     """Masks that keep a part of one layer.
@@ -157,13 +170,15 @@ def part_masks(
         weights: the maskable weights of the model, of which only the shapes count.
         architecture: their layout.
         layer: from 0.
-        units: the units to keep, by component (see `head_units` and `mlp_units`); the whole layer if it is empty.
-        expert: keep units of this expert alone.
+        units: the units to keep, by component (see `head_units` and `mlp_units`); None for the whole component, in all experts;
+            the whole layer if it is empty.
+        expert: whose units they are; None for those of attention, of ordinary MLPs and of what stands beside experts.
     """
     masks = {name: torch.zeros(weight.shape, dtype=torch.bool, device="cpu") for name, weight in weights.items()}
     for component in architecture.of_layer(layer):
-        if (not units or component.name in units) and expert in (None, component.expert):
-            component.fill_(masks[component.parameter], True, units.get(component.name))
+        chosen = units.get(component.name)
+        if not units or (component.name in units and (chosen is None or component.expert == expert)):
+            component.fill_(masks[component.parameter], True, chosen)
     return masks
 
 

@@ -77,16 +77,19 @@ class Subnetwork:
     ) -> Subnetwork:
         """All weights into and out of some dimensions of one layer's MLP, or of all, to add or to take away.
 
-        Where the MLP is a mixture, `expert` names one of its experts; without dimensions and expert all of them are meant.
+        Where the MLP is a mixture, `expert` names one of its experts. Without dimensions and expert all of them are meant, and
+        what stands beside them (shared experts); with dimensions alone, only what stands beside them.
         """
         layer = places.checked_index("layer", layer, model.architecture.layers)
         return cls._part(model, layer, places.mlp_units(model.architecture, layer, dimensions, expert), expert)
 
     @classmethod
-    def _part(cls, model: LanguageModel, layer: int, units: Mapping[str, list[int]], expert: int | None = None) -> Subnetwork:
+    def _part(
+        cls, model: LanguageModel, layer: int, units: Mapping[str, list[int] | None], expert: int | None = None
+    ) -> Subnetwork:
         """Some units of one layer, or of one of its experts, by component, or the whole layer if `units` is empty."""
         masks = places.part_masks(model.maskable, model.architecture, layer, units, expert)
-        facts = {"model": model.name, "origin": "part", "layer": layer, "units": {name: list(u) for name, u in units.items()}}
+        facts = {"model": model.name, "origin": "part", "layer": layer, "units": dict(units)}
         return cls(masks, model.architecture, facts | ({} if expert is None else {"expert": expert}))
 
     # -- size ---------------------------------------------------------------------------------------------------------
@@ -276,8 +279,7 @@ class Subnetwork:
             "in the first MLP": f"{self.first_mlp_share():.1%} of the kept weights",
             **{key: value for key, value in self.provenance.items() if isinstance(value, str | int | float | bool)},
         }
-        counts = self.table().groupby(["layer", "component"], sort=False)[["kept", "total"]].sum()
-        density = (counts.kept / counts.total).unstack("component", sort=False)
+        density = places.density_grid(self.table())
         body = "".join(f"<tr><th style='text-align:left'>{key}</th><td>{value}</td></tr>" for key, value in facts.items())
         shaded = density.style.format("{:.2%}").background_gradient("Blues", axis=None).set_caption("density")
         return f"<b>Subnetwork</b><table>{body}</table>{shaded.set_uuid('subnetwork').to_html()}"
