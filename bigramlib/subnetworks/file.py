@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +25,14 @@ from safetensors.numpy import save_file
 from torch import Tensor
 
 from bigramlib.disk import reading, safe_tensors, written_whole
-from bigramlib.models.architectures import Architecture
+from bigramlib.models.architectures import Architecture, held, in_order, layer_of
 from bigramlib.store import content_hash
 from bigramlib.subnetworks.masks import check_masks, masks_hash
 from bigramlib.subnetworks.provenance import plain_facts
 
 FORMAT = "bigramlib subnetwork 1"
+MOST_EXPERTS = 2**18
+"""More experts than this, counted in each parameter that holds some, are in no file that this library wrote."""
 DAMAGED = (SafetensorError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError)
 """The errors that reading a damaged or hostile file leads to."""
 
@@ -92,8 +95,7 @@ def _checked(metadata: dict[str, str], tensors: dict[str, Tensor]) -> tuple[dict
     _check_claims(header)
     masks = {name: _unpacked(name, tensors[name], shape) for name, shape in header["shapes"].items()}
     architecture = Architecture(**header["architecture"], shapes={name: tuple(mask.shape) for name, mask in masks.items()})
-    if len(architecture.components) < len(masks):
-        raise ValueError("its masks are not those of its architecture")
+    _check_sizes(architecture)
     check_masks(masks, architecture)
     if masks_hash(masks) != header["hash"]:
         raise ValueError("its masks do not have the hash that it states")
@@ -105,20 +107,38 @@ def _checked(metadata: dict[str, str], tensors: dict[str, Tensor]) -> tuple[dict
 def _unpacked(name: str, packed: Tensor, shape: list) -> Tensor:
     """The mask of some shape of which these are the packed bits."""
     count = math.prod(shape)
-    if packed.dtype != torch.uint8 or packed.shape != (-(-count // 8),) or len(shape) not in (2, 3):
+    if packed.dtype != torch.uint8 or packed.shape != (-(-count // 8),):
         raise ValueError(f"the mask of {name!r} does not have the bits of its shape {shape}")
     return torch.from_numpy(np.unpackbits(packed.numpy(), count=count).astype(bool).reshape(shape))
 
 
 def _check_claims(header: dict) -> None:
-    """Raise ValueError if a header states sizes that its masks cannot have, before memory is taken for them."""
-    numbers = {name: value for name, value in header["architecture"].items() if name != "model_type"}
-    if not all(type(value) is int and value > 0 for value in numbers.values()):
-        raise ValueError("its architecture has a size that is not a positive whole number")
-    widest = max(max(shape) for shape in header["shapes"].values())
-    if numbers["layers"] > len(header["shapes"]) or any(
-        size > widest for size in (numbers["heads"] * numbers["head_size"], numbers["key_value_heads"], numbers["mlp_size"])
-    ):
+    """Raise ValueError if a header states what no model has, before memory is taken for it."""
+    facts, shapes = header["architecture"], list(header["shapes"].values())
+    numbers = {name: value for name, value in facts.items() if name != "model_type"}
+    if not isinstance(facts["model_type"], str) or not all(map(_is_size, numbers.values())):
+        raise ValueError("its architecture has a size that is not a positive whole number, or a type that is no text")
+    if not shapes or not all(isinstance(shape, list) and len(shape) in (2, 3) and all(map(_is_size, shape)) for shape in shapes):
+        raise ValueError("its masks do not have shapes of two or three positive whole numbers")
+    if sum(shape[0] for shape in shapes if len(shape) == 3) > MOST_EXPERTS:
+        raise ValueError("it states more experts than any model has")
+    if any(size > max(map(max, shapes)) for name, size in numbers.items() if name != "layers"):
         raise ValueError("its architecture is larger than its masks")
     if not isinstance(header["provenance"], dict):
         raise ValueError("its provenance is not a dict")
+
+
+def _check_sizes(architecture: Architecture) -> None:
+    """Raise ValueError unless the sizes of an architecture, as a file states them, are those of its masks."""
+    if odd := next((name for name in architecture.shapes if not held(name)), None):
+        raise ValueError(f"{odd!r} is the name of no attention or MLP matrix")
+    names = in_order(list(architecture.shapes))
+    shapes = {name: architecture.shapes[name] for name in names}
+    found = Architecture.of(architecture.model_type, 1 + layer_of(names[-1]), architecture.heads, shapes)
+    mlps = {len(part.units) for part in found.components if part.name == "mlp out"}
+    if replace(found, mlp_size=architecture.mlp_size) != architecture or architecture.mlp_size not in mlps:
+        raise ValueError("its masks are not those of its architecture")
+
+
+def _is_size(value: object) -> bool:
+    return type(value) is int and value > 0

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from bigramlib.disk import reading, written_whole
+from bigramlib.models.architectures import Architecture
 from bigramlib.models.language_model import LanguageModel
 from bigramlib.subnetworks.hub import downloaded
 from bigramlib.subnetworks.subnetwork import Subnetwork
@@ -34,8 +35,9 @@ def load_published(source: str | Path, model: LanguageModel) -> Subnetwork:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is not a published subnetwork, or one of another model.
+        ValueError: the file is not a published subnetwork, or one of another model, or the model has experts.
     """
+    _check_matrices(model.architecture)
     path = _local(str(source))
     content = read_pickle(path)
     name = content.pop(MODEL_NAME, None)
@@ -69,7 +71,11 @@ def save_published(subnetwork: Subnetwork, model_name: str, path: str | Path) ->
         subnetwork: what to write.
         model_name: the name of its model, which is written as "orig_model_name".
         path: where to write it.
+
+    Raises:
+        ValueError: the model has experts.
     """
+    _check_matrices(subnetwork.architecture)
     content = {name: mask.numpy() for name, mask in subnetwork.masks.items()} | {MODEL_NAME: model_name}
     with written_whole(Path(path).expanduser()) as temporary:
         temporary.write_bytes(pickle.dumps(content, protocol=4))
@@ -106,8 +112,8 @@ def read_pickle(path: Path) -> dict[str, np.ndarray | str]:
         elif name == MODEL_NAME and type(value) is str:
             found[name] = value
         else:
-            kind = "array of another shape" if type(value) is _Array else type(value).__name__
-            raise ValueError(f"In {str(path)!r}, {name!r} is a {kind}, not a bool matrix.")
+            kind = "an array of another shape" if type(value) is _Array else f"a {type(value).__name__}"
+            raise ValueError(f"In {str(path)!r}, {name!r} is {kind}, not a bool matrix.")
     return found
 
 
@@ -184,6 +190,15 @@ class _AdmittingUnpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: object) -> object:
         raise pickle.UnpicklingError("it refers to objects outside of the file")
+
+
+def _check_matrices(architecture: Architecture) -> None:
+    """Raise ValueError if a model has experts: each array in a published file is one matrix."""
+    if experts := next((name for name, shape in architecture.shapes.items() if len(shape) == 3), None):
+        raise ValueError(
+            f"The model has experts ({experts!r}), and the pickles of Chang & Bergen (2025) hold none; save its subnetworks by "
+            "Subnetwork.save and load them by Subnetwork.load."
+        )
 
 
 def _local(source: str) -> Path:
