@@ -119,7 +119,9 @@ def plot_layer_shares(axes: Axes, shares: pd.DataFrame) -> None:
 
 def plot_lorenz(axes: Axes, dimensions: pd.DataFrame) -> None:
     """Draw Lorenz curves of `dimension_counts`: the share of the kept weights that is in the fullest dimensions."""
-    for (name, kept), style in zip(dimensions.drop(columns=["expert", "unit"], errors="ignore").items(), ("-", "--", "-.", ":"), strict=False):
+    for (name, kept), style in zip(
+        dimensions.drop(columns=["expert", "unit"], errors="ignore").items(), ("-", "--", "-.", ":"), strict=False
+    ):
         share = np.concatenate([[0], np.sort(kept)[::-1].cumsum() / max(1, kept.sum())])
         axes.plot(np.linspace(0, 1, len(share)), share, style, label=f"{name} (Gini {gini(kept):.2f})")
     axes.plot([0, 1], [0, 1], color="black", linewidth=0.8)

@@ -12,11 +12,11 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, Pret
 from bigramlib.models.architectures import Architecture, held, in_order, is_fused_known, layer_of
 
 FOREIGN = {
-    r"mamba|ssm|A_log|conv|rg_lru|time_mix|linear_attn|lstm": "state-space, recurrent or convolution layers",
-    r"kv_a_proj|q_a_proj|kv_proj_with": "low-rank (latent) attention, whose matrices are shared by all heads",
-    r"encoder_attn|cross_?attn|crossattention": "attention to an encoder, which no text is given to here",
-    r"attention\.self\.query|self_attn\.query_proj": "the layers of an encoder such as BERT",
-    r"per_layer_|(attn|mlp|ffn)_h(yper_)?c": "layers that are more than attention and an MLP",
+    r"mamba|ssm|A_log|conv|rg_lru|time_mix|linear_attn|lstm": "state-space, recurrent or convolution layers, and only attention and MLPs can be masked",
+    r"kv_a_proj|q_a_proj|kv_proj_with": "low-rank (latent) attention, some of whose matrices belong to all heads together",
+    r"encoder_attn|cross_?attn|crossattention": "attention to the output of an encoder, which is never run here",
+    r"attention\.self\.query|self_attn\.query_proj": "the layers of an encoder such as BERT, where decoders are needed",
+    r"per_layer_|(attn|mlp|ffn)_h(yper_)?c": "layers that do more than attention and an MLP",
 }
 """What makes a model unusable here, by what is in the names of its parameters then."""
 OTHER_SENSES = "vision|visual|image|audio|speech|multi_modal|vqmodel"
@@ -38,7 +38,7 @@ def layers_of(hf: PreTrainedModel) -> tuple[str, nn.ModuleList]:
     outer = {name: module for name, module in lists.items() if not any(name.startswith(f"{other}.") for other in lists)}
     stacks = [(name, module) for name, module in outer.items() if not re.search(OTHER_SENSES, name)]
     if len(stacks) != 1 or len(stacks[0][1]) != config.num_hidden_layers:
-        raise ValueError(f"The architecture {config.model_type!r} cannot be used: its layers are not in one stack")
+        raise _unusable(config.model_type, "its layers are not one stack of as many as its config states")
     return stacks[0]
 
 
@@ -55,7 +55,7 @@ def without_weights(config: PretrainedConfig) -> PreTrainedModel:
         ValueError: transformers has no causal language model for it.
     """
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise ValueError(f"The architecture {config.model_type!r} cannot be used: it is no causal language model")
+        raise _unusable(config.model_type, "it is no causal language model that transformers knows")
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(copy.deepcopy(config))
 
@@ -86,7 +86,7 @@ def architecture_of(hf: PreTrainedModel) -> Architecture:
     try:
         return Architecture.of(kind, config.num_hidden_layers, config.num_attention_heads, shapes)
     except (ValueError, ZeroDivisionError, AttributeError) as error:
-        raise ValueError(f"The architecture {kind!r} cannot be used: the sizes of its matrices do not fit its heads") from error
+        raise _unusable(kind, "the sizes of its matrices do not fit its heads") from error
 
 
 def _may_be_masked(parameter: str, experts: set[int]) -> bool:
@@ -100,17 +100,20 @@ def _check_known(kind: str, parameters: list[str], matrices: list[str]) -> None:
     """Raise ValueError, saying why, unless all matrices are of plain attention and MLPs, at most one of each in a layer."""
     for pattern, what in FOREIGN.items():
         if odd := next((name for name in parameters if re.search(pattern, name)), None):
-            raise ValueError(f"The architecture {kind!r} cannot be used: it has {what} ({odd!r})")
+            raise _unusable(kind, f"it has {what} ({odd!r})")
     places: dict[tuple, str] = {}
     for name in matrices:
         parts = held(name)
-        for part in parts:
-            place = (layer_of(name), part, "experts" in name.replace("shared_experts", ""))
-            if places.setdefault(place, name) != name:
-                parts = []
-        if not parts or ("q" in parts[:-1] and not is_fused_known(kind)):
-            raise ValueError(
-                f"The architecture {kind!r} cannot be used: it is not known which part of attention or MLPs {name!r} is"
-            )
+        others = [places.setdefault((layer_of(name), part, ".experts." in name), name) for part in parts]
+        if not parts:
+            raise _unusable(kind, f"{name!r} is no matrix of attention or MLPs as known here")
+        if "q" in parts[:-1] and not is_fused_known(kind):
+            raise _unusable(kind, f"it is not known how q, k and v lie in {name!r}")
+        if other := next((other for other in others if other != name), None):
+            raise _unusable(kind, f"{other!r} and {name!r} are the same part of one layer, which can only have one of it")
     if not matrices:
-        raise ValueError(f"The architecture {kind!r} cannot be used: no attention or MLP matrices were found in its layers")
+        raise _unusable(kind, "no attention or MLP matrices were found in its layers")
+
+
+def _unusable(kind: str, why: str) -> ValueError:
+    return ValueError(f"The architecture {kind!r} cannot be used: {why}")

@@ -56,8 +56,8 @@ def check_units(hf: PreTrainedModel, architecture: Architecture, ids: Int[Tensor
             effect, left = float((whole - silent).abs().max()), float((silent - gone).abs().max())
             if left > TOLERANCE * effect + 1e-6 * float(whole.abs().max()):
                 raise ValueError(
-                    f"{name!r} cannot be used: in layer {layer} of its architecture {architecture.model_type!r} {unit} is no "
-                    "unit of its own, since weights that it should read by alone change what others write."
+                    f"{name!r} cannot be used: in layer {layer} of its architecture {architecture.model_type!r} {unit} cannot "
+                    "be masked by itself, since the weights that it reads by also change what others write."
                 )
         kinds.add(kind)
 

@@ -118,7 +118,9 @@ def _check_claims(header: dict) -> None:
     numbers = {name: value for name, value in facts.items() if name != "model_type"}
     if not isinstance(facts["model_type"], str) or not all(map(_is_size, numbers.values())):
         raise ValueError("its architecture has a size that is not a positive whole number, or a type that is no text")
-    if not shapes or not all(isinstance(shape, list) and len(shape) in (2, 3) and all(map(_is_size, shape)) for shape in shapes):
+    if not shapes or not all(
+        isinstance(shape, list) and len(shape) in (2, 3) and all(map(_is_size, shape)) for shape in shapes
+    ):
         raise ValueError("its masks do not have shapes of two or three positive whole numbers")
     if sum(shape[0] for shape in shapes if len(shape) == 3) > MOST_EXPERTS:
         raise ValueError("it states more experts than any model has")

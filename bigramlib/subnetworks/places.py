@@ -136,8 +136,8 @@ def mlp_units(
 ) -> dict[str, list[int] | None]:
     """Some dimensions of a layer's MLP or of one of its experts, or all of them, by component.
 
-    Without dimensions and expert it is the whole of a mixture: all experts, and what stands beside them (None for each component).
-    With dimensions alone it is what stands beside the experts.
+    Without dimensions and expert it is the whole of a mixture, all experts and what stands beside them: None for each
+    component. With dimensions alone it is what stands beside the experts.
 
     Raises:
         ValueError: there is no such dimension, expert or MLP.

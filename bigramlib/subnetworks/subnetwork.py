@@ -90,7 +90,7 @@ class Subnetwork:
         """Some units of one layer, or of one of its experts, by component, or the whole layer if `units` is empty."""
         masks = places.part_masks(model.maskable, model.architecture, layer, units, expert)
         facts = {"model": model.name, "origin": "part", "layer": layer, "units": dict(units)}
-        return cls(masks, model.architecture, facts | ({} if expert is None else {"expert": expert}))
+        return cls(masks, model.architecture, facts | ({} if expert is None else {"expert": int(expert)}))
 
     # -- size ---------------------------------------------------------------------------------------------------------
 

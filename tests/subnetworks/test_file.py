@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mixtures import mixture, random_half
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -115,3 +116,74 @@ def test_the_first_files_state_no_hash_of_their_facts_and_are_read(half, tmp_pat
     del header["facts_hash"]
     save_file(load_file(path), path, metadata={"bigramlib": json.dumps(header)})
     assert Subnetwork.load(path).hash == half.hash
+
+
+def altered(path, change) -> None:
+    """Change the header and the tensors of a file and leave out the hash of its facts."""
+    with safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()["bigramlib"])
+    tensors = load_file(path)
+    del header["facts_hash"]
+    change(header, tensors)
+    save_file(tensors, path, metadata={"bigramlib": json.dumps(header)})
+
+
+def architecture(**changes):
+    return lambda header, _: header["architecture"].update(changes)
+
+
+def shape(*sizes):
+    return lambda header, _: header["shapes"].update({list(header["shapes"])[-1]: sizes})
+
+
+def million_experts(header, tensors):
+    header["shapes"]["model.layers.0.mlp.experts.down_proj"] = [2**20, 1, 1]
+    tensors["model.layers.0.mlp.experts.down_proj"] = torch.zeros(2**17, dtype=torch.uint8)
+
+
+def renamed(header, tensors):
+    name = next(iter(header["shapes"]))
+    header["shapes"] = {key.replace(name, "layers.0.other.weight"): value for key, value in header["shapes"].items()}
+    tensors["layers.0.other.weight"] = tensors.pop(name)
+
+
+HOSTILE = {
+    "no shapes": (lambda header, _: header.update(shapes={}), "two or three positive whole numbers"),
+    "one axis": (shape(1152), "two or three positive whole numbers"),
+    "four axes": (shape(1, 2, 3, 192), "two or three positive whole numbers"),
+    "an empty axis": (shape(2, 0, 16), "two or three positive whole numbers"),
+    "a negative axis": (shape(-3, -24, 16), "two or three positive whole numbers"),
+    "a fraction": (shape(3, 24, 16.0), "two or three positive whole numbers"),
+    "a text": (shape("3", 24, 16), "two or three positive whole numbers"),
+    "more than there is memory for": (shape(2**40, 2**40), "does not have the bits of its shape"),
+    "a million experts": (million_experts, "more experts than any model has"),
+    "other experts": (shape(6, 16, 12), "hash|not those of its architecture"),
+    "a single matrix": (shape(72, 16), "hash|not those of its architecture"),
+    "a name of nothing": (renamed, "no attention or MLP matrix"),
+    "heads that do not divide": (architecture(heads=3), ""),
+    "fewer heads": (architecture(heads=2), "not those of its architecture"),
+    "more key-value heads": (architecture(key_value_heads=3), "not those of its architecture"),
+    "smaller heads": (architecture(head_size=2), "not those of its architecture"),
+    "fewer layers": (architecture(layers=1), "not those of its architecture"),
+    "a smaller MLP": (architecture(mlp_size=1), "not those of its architecture"),
+    "huge heads": (architecture(head_size=2**60), "larger than its masks"),
+    "a type that is no text": (architecture(model_type=["phi3"]), "a type that is no text"),
+    "another size": (architecture(experts=3), ""),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_header_that_states_what_no_model_has_is_refused(tokenizer, tmp_path, case):
+    change, said = HOSTILE[case]
+    path = tmp_path / "hostile.safetensors"
+    random_half(mixture("plain", tokenizer)).save(path)
+    altered(path, change)
+    with pytest.raises(ValueError, match=f"not a whole subnetwork file of this library .*{said}"):
+        Subnetwork.load(path)
+
+
+def test_a_type_whose_fused_matrix_is_not_known_is_refused(half, tmp_path):
+    half.save(tmp_path / "half.safetensors")
+    altered(tmp_path / "half.safetensors", architecture(model_type="unheard_of"))
+    with pytest.raises(ValueError, match="not a whole subnetwork file of this library"):
+        Subnetwork.load(tmp_path / "half.safetensors")
