@@ -10,7 +10,9 @@ from io import StringIO
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from bigramlib.models.architectures import Architecture
 from bigramlib.models.discovery import architecture_of, without_weights
+from bigramlib.models.folders import reason
 from bigramlib.models.language_model import LanguageModel
 from bigramlib.models.logits import agree
 from bigramlib.models.mini import train_tokenizer
@@ -22,14 +24,14 @@ TEXT = ["the cat sat on the mat and the dog sat on the cat", "a dog and a cat me
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of trying a type.
+    """What came of trying a type, in words.
 
     Attributes:
         type: the Hugging Face name of the architecture.
         loads: "yes" or "no".
-        heads: attention heads that can be masked one by one, and their size, in the tiny model; empty if it does not load.
-        experts: in how many experts each matrix of an MLP can be masked one by one; empty if there are none.
-        bridge: "yes" if TransformerLens's model has the same logits, "differs" if it has others, "no" if it has no such model.
+        heads: attention heads of the tiny model, each of which can be masked alone, and their size; empty if it does not load.
+        experts: those of an MLP, each of which can be masked alone; empty if there are none.
+        bridge: "yes" if a TransformerLens bridge has the model's logits, "differs" if it has others, "no" if there is none.
         note: why it does not load.
     """
 
@@ -51,8 +53,8 @@ def architectures_table() -> str:
         logging.disable(logging.NOTSET)
     names = [field.name for field in fields(Outcome)]
     rows = [names, ["---"] * len(names), *(list(asdict(each).values()) for each in outcomes)]
-    loading = sum(each.loads == "yes" for each in outcomes)
     lines = ["| " + " | ".join(row) + " |" for row in rows]
+    loading = sum(each.loads == "yes" for each in outcomes)
     return "\n".join([*lines, "", f"{loading} of {len(outcomes)} types load.", ""])
 
 
@@ -64,15 +66,26 @@ def outcome(model_type: str, tokenizer: PreTrainedTokenizerBase) -> Outcome:
         tokenizer: one of `VOCABULARY` tokens.
     """
     try:
-        config = tiny_config(model_type)
-        architecture_of(without_weights(config))  # before weights are made, for those that are refused are not always small
-        model = tiny_model(config, tokenizer)
-    except Exception as error:  # whatever transformers raises where it cannot make a tiny model of a type
-        return Outcome(model_type, "no", note=" ".join(str(error).split()))
-    architecture = model.architecture
-    experts = {part.expert for part in architecture.components} - {None}
-    heads = f"{architecture.heads} x {architecture.head_size}"
-    return Outcome(model_type, "yes", heads, str(len(experts) or ""), _bridge(model))
+        bare = without_weights(tiny_config(model_type))
+    except Exception as error:  # whatever the code of a family raises
+        said = f"The architecture {model_type!r} was not tried: transformers makes no tiny model of it ({reason(error)})."
+        return Outcome(model_type, "no", note=said)
+    try:
+        architecture_of(bare)  # before weights are made: models that are refused are not always small
+        model = tiny_model(bare.config, tokenizer)
+    except ValueError as error:
+        return Outcome(model_type, "no", note=f"{str(error).removesuffix('.')}.")
+    return Outcome(model_type, "yes", _heads(model.architecture), _experts(model.architecture), _bridge(model))
+
+
+def _heads(architecture: Architecture) -> str:
+    shared = architecture.key_value_heads < architecture.heads
+    keys = f" ({architecture.key_value_heads} for keys and values)" if shared else ""
+    return f"{architecture.heads} x {architecture.head_size}{keys}"
+
+
+def _experts(architecture: Architecture) -> str:
+    return str(len({part.expert for part in architecture.components} - {None}) or "")
 
 
 @torch.no_grad()

@@ -34,8 +34,9 @@ _OF_TYPE: dict[str, dict[str, Any]] = {
     "cohere_compass_text": {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}},
     "dbrx": {"attn_config": {"rope_theta": 1e4, "clip_qkv": 8.0, "kv_n_heads": 2}, "ffn_config": {"ffn_hidden_size": 48}},
     "dots1": {"n_shared_experts": 1, "n_routed_experts": 4, "moe_intermediate_size": 48},
+    "dots3_note_audio_encoder": {"adapter_input_size": 32, "adapter_out_dim": 32},
     "dots3_note_text": {"num_key_value_heads": 4},
-    "dots3_note_vision_encoder": {"num_hidden_layers": 42, "adapter_in_dim": 32},
+    "dots3_note_vision_encoder": {"num_hidden_layers": 42, "adapter_in_dim": 32, "adapter_out_dim": 32},
     "gemma2": {"final_logit_softcapping": 5.0},
     "flint": {"mlp_only_layers": [0]},
     "gemma3n_text": {"num_hidden_layers": 35},
@@ -86,7 +87,7 @@ def tiny_model(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> 
         with torch.no_grad():
             for parameter in hf.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.2)
-    return LanguageModel(f"tiny {config.model_type}", hf, tokenizer)
+    return LanguageModel(config.model_type, hf, tokenizer)
 
 
 def _settings(kind: type[PretrainedConfig]) -> dict[str, Any]:
