@@ -36,7 +36,7 @@ AFTER_INTERRUPTION = {
 
 
 def main() -> None:
-    """Execute notebooks, on a model and printing the table of its claims or as they are committed, or tidy them; or print what loads."""
+    """Execute notebooks, on a model and printing the table of its claims or as they are committed, tidy them, or try models."""
     options = command_line().parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends notebooks with their kernels, as Ctrl-C does
     try:

@@ -25,7 +25,14 @@ _SIZES = {
     **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), 4),
     **dict.fromkeys(("max_position_embeddings", "n_positions"), 128),
     **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), 0),
-    **{"vocab_size": VOCABULARY, "num_key_value_heads": 2, "num_experts_per_tok": 2, "moe_k": 2, "head_dim": 8, "rotary_dim": 4},
+    **{
+        "vocab_size": VOCABULARY,
+        "num_key_value_heads": 2,
+        "num_experts_per_tok": 2,
+        "moe_k": 2,
+        "head_dim": 8,
+        "rotary_dim": 4,
+    },
 }
 """By the names that settings have in the families."""
 _OF_TYPE: dict[str, dict[str, Any]] = {
