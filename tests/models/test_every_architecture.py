@@ -9,7 +9,7 @@ import torch
 from conftest import token_ids
 from searches import QUICK
 
-from bigramlib import LanguageModel, Subnetwork, find_subnetwork
+from bigramlib import LanguageModel, Subnetwork, find_subnetwork, load_model
 from bigramlib.__main__ import main
 from bigramlib.models import every_architecture
 from bigramlib.models.components import ATTENTION_COMPONENTS, WRITING_COMPONENTS
@@ -172,6 +172,14 @@ def test_a_search_in_every_type_gives_a_subnetwork_that_can_be_used_and_kept(eve
     found.save(tmp_path / "found.safetensors")
     loaded = Subnetwork.load(tmp_path / "found.safetensors")
     assert loaded.hash == found.hash and loaded.architecture == every_model.architecture
+
+
+def test_a_saved_model_of_every_type_is_the_same_model_again(every_model, tmp_path):
+    every_model.hf.save_pretrained(tmp_path)
+    every_model.tokenizer.save_pretrained(tmp_path)
+    again = load_model(str(tmp_path))
+    assert again.hash == every_model.hash and again.architecture == every_model.architecture
+    assert torch.allclose(again.hidden(token_ids()), every_model.hidden(token_ids()), atol=1e-5)
 
 
 @torch.no_grad()
