@@ -1,4 +1,7 @@
-"""The commands behind `make`, from the root of a checkout: `python -m bigramlib reproduce | pretrain | notebooks | tidy`."""
+"""The commands behind `make`, from the root of a checkout: `python -m bigramlib reproduce | pretrain | notebooks | tidy`.
+
+`python -m bigramlib architectures` works anywhere.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from pathlib import Path
 from bigramlib.findings.notebooks import NotebookError, execute_committed, pretrain, reproduce, tidy
 from bigramlib.findings.style import figure_folder
 from bigramlib.findings.summary import claims_table
+from bigramlib.models.every_architecture import architectures_table
 
 DEFAULTS = {
     "MODEL": None,
@@ -32,7 +36,7 @@ AFTER_INTERRUPTION = {
 
 
 def main() -> None:
-    """Execute notebooks, on a model and printing the table of its claims or as they are committed, or tidy them."""
+    """Execute notebooks, on a model and printing the table of its claims or as they are committed, tidy them, or try models."""
     options = command_line().parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends notebooks with their kernels, as Ctrl-C does
     try:
@@ -44,6 +48,8 @@ def main() -> None:
             pretrain()
         elif options.command == "notebooks":
             execute_committed()
+        elif options.command == "architectures":
+            sys.stdout.write(architectures_table())
         else:
             for path in options.notebooks:
                 tidy(path)
@@ -67,6 +73,7 @@ def command_line() -> argparse.ArgumentParser:
         )
     commands.add_parser("pretrain", help="train mini again from nothing")
     commands.add_parser("notebooks", help="execute the notebooks as they are committed, and keep their outputs")
+    commands.add_parser("architectures", help="print which types of models can be used, each tried on a tiny one (a minute)")
     tidied = commands.add_parser("tidy", help="strip what changes with every execution from notebooks")
     tidied.add_argument("notebooks", nargs="+", type=Path)
     return parser

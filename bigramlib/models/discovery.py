@@ -72,7 +72,8 @@ def architecture_of(hf: PreTrainedModel) -> Architecture:
     Only shapes are looked at, so the model may be one `without_weights`.
 
     Raises:
-        ValueError: it has no one stack of layers, or something in them that is no part of attention and MLPs as known here.
+        ValueError: it has no one stack of layers, or something in them that is no part of attention and MLPs as known here, or
+            it is only a part of a model.
     """
     config = hf.config.get_text_config()
     kind = config.model_type
@@ -81,6 +82,8 @@ def architecture_of(hf: PreTrainedModel) -> Architecture:
     experts = {layer_of(parameter) for parameter in found if ".experts." in parameter}
     matrices = [parameter for parameter in found if found[parameter].ndim > 1 and _may_be_masked(parameter, experts)]
     _check_known(kind, list(found), matrices)
+    if type(hf.config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ValueError(f"The architecture {kind!r} cannot be used: it is only a part of other models, and no model by itself")
     names = in_order(matrices)
     shapes = {parameter: tuple(found[parameter].shape) for parameter in names}
     try:

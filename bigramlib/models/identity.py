@@ -97,7 +97,8 @@ class Identity:
 def configuration(config: PretrainedConfig) -> dict:
     """The fields that the forward pass depends on, where they are not their architecture's default, as JSON-able values.
 
-    So a field that a later version of transformers adds, at its default, leaves the identity as it was.
+    So a field that a later version of transformers adds, at its default, leaves the identity as it was. The configurations of
+    a model's parts (of text, of images) are taken in the same way.
     """
     default = type(config)().to_dict()
     chosen = {
@@ -105,6 +106,8 @@ def configuration(config: PretrainedConfig) -> dict:
         for name, value in config.to_dict().items()
         if name not in IRRELEVANT and (name not in default or default[name] != value)
     }
+    parts = {name: getattr(config, name, None) for name in config.sub_configs}
+    chosen |= {name: configuration(part) for name, part in parts.items() if isinstance(part, PretrainedConfig)}
     return json.loads(json.dumps(chosen | {"model_type": config.model_type}, sort_keys=True, default=str))
 
 

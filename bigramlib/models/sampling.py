@@ -64,12 +64,12 @@ class Sampler:
         found: list[Tensor] = []
         while len(found) < tokens and not ended.all():
             output = self.hf(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            cache = output.past_key_values
+            cache = getattr(output, "past_key_values", None)
             reached = output.logits[:, -1, : self.vocabulary_size].softmax(-1, dtype=torch.float64).cumsum(-1)
             place = reached[:, -1:] * torch.rand(len(ids), 1, generator=generator, device=ids.device, dtype=torch.float64)
-            ids = torch.searchsorted(reached, place, right=True).clamp_(max=self.vocabulary_size - 1)
-            ended |= torch.isin(ids[:, 0], ends)
-            found.append(ids)
+            found.append(torch.searchsorted(reached, place, right=True).clamp_(max=self.vocabulary_size - 1))
+            ended |= torch.isin(found[-1][:, 0], ends)
+            ids = torch.cat([ids, found[-1]], dim=1) if cache is None else found[-1]  # GPT keeps no cache
         return torch.cat(found, dim=1)
 
     def continued(self, prompt: str, tokens: int, seed: int) -> str:
