@@ -69,13 +69,12 @@ def outcome(model_type: str, tokenizer: PreTrainedTokenizerBase) -> Outcome:
         config = tiny_config(model_type)
         bare = without_weights(config)
     except Exception as error:  # whatever the code of a family raises
-        said = f"The architecture {model_type!r} was not tried: transformers makes no tiny model of it ({reason(error)})."
-        return Outcome(model_type, "no", note=said)
+        return Outcome(model_type, "no", note=f"not tried: transformers makes no tiny model of it ({reason(error)})")
     try:
         architecture_of(bare)  # before weights are made: models that are refused are not always small
         model = tiny_model(config, tokenizer)
     except ValueError as error:
-        return Outcome(model_type, "no", note=f"{str(error).removesuffix('.')}.")
+        return Outcome(model_type, "no", note=str(error).removesuffix(".").split(" cannot be used: ")[-1])
     return Outcome(model_type, "yes", _heads(model.architecture), _experts(model.architecture), _bridge(model))
 
 
