@@ -12,7 +12,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, Pret
 from bigramlib.models.architectures import Architecture, held, in_order, is_fused_known, layer_of
 
 FOREIGN = {
-    r"mamba|ssm|A_log|conv|rg_lru|time_mix|linear_attn|lstm": "state-space, recurrent or convolution layers, not just attention",
+    r"mamba|ssm|A_log|conv|rg_lru|time_mix|linear_attn|lstm": "state-space, recurrent or convolution layers",
     r"kv_a_proj|q_a_proj|kv_proj_with": "low-rank (latent) attention, some of whose matrices belong to all heads together",
     r"encoder_attn|cross_?attn|crossattention": "attention to the output of an encoder, which is never run here",
     r"attention\.self\.query|self_attn\.query_proj": "the layers of an encoder such as BERT, where decoders are needed",

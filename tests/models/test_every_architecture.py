@@ -37,14 +37,14 @@ VARIANTS = {
     ),
 }
 REASONS = {
-    "bart": r"attention to an encoder, which no text is given to here \('model.decoder.layers.0.encoder_attn.k_proj.weight'\)$",
-    "bert": r"the layers of an encoder such as BERT \('bert.encoder.layer.0.attention.self.query.weight'\)$",
+    "bart": r"attention to the output of an encoder, which is never run here \('model.decoder.layers.0.encoder_attn.k_proj.weight'\)$",
+    "bert": r"the layers of an encoder such as BERT, where decoders are needed \('bert.encoder.layer.0.attention.self.query.weight'\)$",
     "bitnet": "a head is no unit of its own, since weights that it should read by alone change what others write.$",
-    "deepseek_v3": r"low-rank \(latent\) attention, whose matrices are shared by all heads \('.*q_a_proj.weight'\)$",
+    "deepseek_v3": r"low-rank \(latent\) attention, some of whose matrices belong to all heads together \('.*q_a_proj.weight'\)$",
     "diffllama": "a head is no unit of its own, since weights that it should read by alone change what others write.$",
     "mamba": r"state-space, recurrent or convolution layers \('backbone.layers.0.mixer.A_log'\)$",
     "modernbert-decoder": "logits of 'modernbert-decoder' are not its unembedding of the last hidden state.$",
-    "pegasus": "attention to an encoder, which no text is given to here",
+    "pegasus": "attention to the output of an encoder, which is never run here",
 }
 """What some types are told."""
 SOME = list(range(5, 13))
