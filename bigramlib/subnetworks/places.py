@@ -148,8 +148,10 @@ def mlp_units(
         return dict.fromkeys(part.name for part in parts)
     chosen = [part for part in parts if part.expert == expert]
     if not chosen:
-        has = f"{experts} experts, numbered from 0; name one of them as expert" if experts else "an MLP without experts"
-        raise ValueError(f"Layer {layer} has {has if parts else 'no MLP'}.")
+        has = "an MLP without experts; name none" if parts else "no MLP"
+        if experts:
+            has = f"{experts} experts, numbered from 0; name one of them as expert"
+        raise ValueError(f"Layer {layer} has {has}.")
     counts = {part.name: len(part.units) for part in chosen}
     return {
         name: [checked_index("MLP dimension", each, count) for each in (range(count) if dimensions is None else dimensions)]
