@@ -274,8 +274,11 @@ class LanguageModel:
         """A TransformerLens bridge around a copy of the model as it is now.
 
         Inside `with subnetwork.applied(model):` it shows the subnetwork.
+
+        Raises:
+            ValueError: TransformerLens cannot show such a model.
         """
-        return bridged(self.hf, self.architecture)
+        return bridged(self.hf, self.architecture, self.name)
 
     def to(self, device: str | torch.device) -> LanguageModel:
         """Move the model to a device, in place, and return it.
