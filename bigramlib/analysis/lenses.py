@@ -21,7 +21,9 @@ ALPHA = 1.0
 """The ridge penalty of the paper."""
 RECALLS = (1, 5, 10)
 RECALL_MEASURES = ("dot_recall", "recall", "direct_recall")
-"""Three ways to look for the current token in what a boundary holds; each ranks the rows of the embedding matrix.
+"""Three ways to look for the current token in what a boundary holds; each ranks the embeddings of all tokens, as rows.
+
+These are what tokens bring into the residual stream (`LanguageModel.embedded`).
 
 - dot_recall: the release's measure. What is read through the map to the token embedding is compared by its dot product with
   each row, both as they are.
@@ -152,7 +154,7 @@ class _Reader:
             part.to(model.device, torch.float32) for part in (moments.mean, maps[moments.layers], maps["input"])
         )
         with torch.inference_mode(), full_precision():
-            self.rows = model.hf.get_input_embeddings()(torch.arange(model.vocabulary_size, device=model.device))
+            self.rows = model.embedded(torch.arange(model.vocabulary_size, device=model.device))
             weights = torch.as_tensor(moments.token_counts / moments.n, dtype=torch.float32, device=model.device)
             self.mean_row = weights @ self.rows
             self.directions = torch.nn.functional.normalize(self.rows - self.mean_row)

@@ -41,7 +41,8 @@ class ResidualMoments:
 
     Boundary 0 is what enters the first layer: the token embeddings, in GPT-2 with position embeddings; boundary l > 0 is what
     layer l writes out, before any final norm. With X_l the [n, d_model] activations less their mean, and X_input the token
-    embeddings alone, without positions, as the embedding layer gives them (in Gemma scaled), less their mean:
+    embeddings alone, without positions, as the model's modules hand them on (`LanguageModel.embedded`: in Gemma scaled, in
+    BLOOM normed, in OPT-350m made as wide as the stream), less their mean:
 
     Attributes:
         n: tokens.
@@ -86,7 +87,7 @@ class ResidualMoments:
         current, _, _ = corpus.windows(sequence_length, max_tokens)
         last = model.architecture.layers
         for batch, stream in residual_stream(model, current, subnetwork, batch_size):
-            embedded = model.hf.get_input_embeddings()(torch.from_numpy(current[batch]).to(stream.device))
+            embedded = model.embedded(torch.from_numpy(current[batch]).to(stream.device))
             if batch.start == 0:
                 # The token embeddings are boundary 0 itself, unless something is added to them; then they are one row more.
                 entry = 0 if torch.equal(stream[0], embedded) else last + 1
