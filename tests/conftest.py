@@ -175,6 +175,11 @@ def any_model(request, tokenizer):
     return build(request.param, tokenizer)
 
 
+@pytest.fixture(scope="session", params=UNUSUAL)
+def unusual_model(request, tokenizer):
+    return build(request.param, tokenizer)
+
+
 @pytest.fixture(scope="session")
 def model(tokenizer):
     return build("gpt_neox", tokenizer)

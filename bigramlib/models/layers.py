@@ -42,7 +42,7 @@ def recorded(hf: PreTrainedModel) -> Iterator[Pass]:
         for name, module in decoder.named_modules(prefix=base):
             if not f"{name}.".startswith(f"{within}."):
                 hook = partial(_embed if module is embedding else _continue, seen, name)
-                stack.callback(module.register_forward_hook(hook).remove)
+                stack.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
         first = layers[0].register_forward_pre_hook(partial(_enter, seen), with_kwargs=True)
         stack.callback(first.remove)
         for layer in layers:
@@ -54,13 +54,14 @@ def recorded(hf: PreTrainedModel) -> Iterator[Pass]:
         yield seen
 
 
-def _embed(seen: Pass, name: str, _: nn.Module, __: object, output: Tensor) -> None:
+def _embed(seen: Pass, name: str, _: nn.Module, __: object, ___: object, output: Tensor) -> None:
     seen.before[:], seen.embedded = [name], output
     seen.stream.clear()
 
 
-def _continue(seen: Pass, name: str, _: nn.Module, inputs: tuple, output: object) -> None:
-    if inputs and inputs[0] is seen.embedded and isinstance(output, Tensor) and not seen.stream:
+def _continue(seen: Pass, name: str, _: nn.Module, inputs: tuple, named: dict, output: object) -> None:
+    alone = len(inputs) == 1 and not named and inputs[0] is seen.embedded
+    if alone and isinstance(output, Tensor) and not seen.stream:
         seen.before.append(name)
         seen.embedded = output
 
