@@ -23,16 +23,28 @@ import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    BioGptConfig,
+    BloomConfig,
+    CohereConfig,
     Gemma2Config,
+    Gemma3Config,
     Gemma3TextConfig,
+    GemmaConfig,
     GPT2Config,
+    GPTJConfig,
     GPTNeoXConfig,
+    GptOssConfig,
+    GraniteConfig,
     LlamaConfig,
     MistralConfig,
+    MixtralConfig,
     Olmo2Config,
     OlmoConfig,
+    OpenAIGPTConfig,
+    OPTConfig,
     Qwen2Config,
     Qwen3Config,
+    XGLMConfig,
 )
 
 from bigramlib import BigramTable, LanguageModel, SparsifyConfig, Study, Subnetwork, TokenCorpus
@@ -60,6 +72,30 @@ CONFIGS = {
     "gemma3_text": Gemma3TextConfig(**GROUPED, max_position_embeddings=64, query_pre_attn_scalar=4),
 }
 
+OPT = {"vocab_size": PADDED, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 24}
+EXPERTS = GROUPED | {"num_local_experts": 4, "num_experts_per_tok": 2, "max_position_embeddings": 64}
+UNUSUAL = {
+    "opt": OPTConfig(**OPT, word_embed_proj_dim=16, max_position_embeddings=64),
+    "opt_350m": OPTConfig(**OPT, word_embed_proj_dim=8, max_position_embeddings=64, do_layer_norm_before=False),
+    "bloom": BloomConfig(vocab_size=PADDED, hidden_size=16, n_layer=2, n_head=2),
+    "gptj": GPTJConfig(vocab_size=PADDED, n_embd=16, n_layer=2, n_head=2, n_positions=64, rotary_dim=4),
+    "openai-gpt": OpenAIGPTConfig(vocab_size=PADDED, n_embd=16, n_layer=2, n_head=2, n_positions=64),
+    "biogpt": BioGptConfig(**SHAPE, intermediate_size=24, max_position_embeddings=64),
+    "xglm": XGLMConfig(vocab_size=PADDED, d_model=16, num_layers=2, attention_heads=2, ffn_dim=24, max_position_embeddings=64),
+    "granite": GraniteConfig(**GROUPED, max_position_embeddings=64, logits_scaling=8.0, embedding_multiplier=12.0),
+    "cohere": CohereConfig(**GROUPED, max_position_embeddings=64, logit_scale=0.0625),
+    "gemma": GemmaConfig(**GROUPED, max_position_embeddings=64),
+    "mixtral": MixtralConfig(**EXPERTS),
+    "gpt_oss": GptOssConfig(**EXPERTS),
+    "gemma3": Gemma3Config(
+        text_config=GROUPED | {"max_position_embeddings": 64, "query_pre_attn_scalar": 4},
+        vision_config={"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+        | {"image_size": 8, "patch_size": 4},
+        mm_tokens_per_image=4,
+    ),
+}
+"""Models that differ from those of CONFIGS in what comes before, within or after their layers."""
+
 
 @pytest.fixture(autouse=True)
 def own_store(tmp_path, monkeypatch):
@@ -77,7 +113,7 @@ def build(name: str, tokenizer, seed: int = 0) -> LanguageModel:
     """A tiny random model with weights large enough that every matrix matters."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        hf = AutoModelForCausalLM.from_config(copy.deepcopy(CONFIGS[name]), attn_implementation="eager")
+        hf = AutoModelForCausalLM.from_config(copy.deepcopy((CONFIGS | UNUSUAL)[name]), attn_implementation="eager")
         with torch.no_grad():
             for parameter in hf.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.2)
@@ -136,6 +172,11 @@ def sparse(model):
 
 @pytest.fixture(scope="session", params=CONFIGS)
 def any_model(request, tokenizer):
+    return build(request.param, tokenizer)
+
+
+@pytest.fixture(scope="session", params=UNUSUAL)
+def unusual_model(request, tokenizer):
     return build(request.param, tokenizer)
 
 

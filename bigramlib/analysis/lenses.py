@@ -21,7 +21,9 @@ ALPHA = 1.0
 """The ridge penalty of the paper."""
 RECALLS = (1, 5, 10)
 RECALL_MEASURES = ("dot_recall", "recall", "direct_recall")
-"""Three ways to look for the current token in what a boundary holds; each ranks the rows of the embedding matrix.
+"""Three ways to look for the current token in what a boundary holds; each ranks the embeddings of all tokens, as rows.
+
+These are what tokens bring into the residual stream (`LanguageModel.embedded`).
 
 - dot_recall: the release's measure. What is read through the map to the token embedding is compared by its dot product with
   each row, both as they are.
@@ -64,7 +66,8 @@ def lens_report(
         - each of `RECALL_MEASURES` with _1, _5 or _10: the share of tokens that it ranks among the first 1, 5 or 10. The first
           two have intervals, dot_recall_1_low to dot_recall_1_high and recall_1_low to recall_1_high;
         - rotation_final, rotation_input, rotation_penultimate: `rotation` of the maps to the final residual, to the token
-          embedding and to the last boundary but one, degrees.
+          embedding and to the last boundary but one, degrees. Where token embeddings are narrower than the stream (OPT-350m),
+          the map to them has no more directions than they have.
 
     Raises:
         ValueError: the corpus is that of the moments.
@@ -78,7 +81,8 @@ def lens_report(
     warn_of_few(documents)
     found = _Reader(model, moments, maps).read(current, following, valid, batch_size)
     columns = {"layer": range(moments.layers + 1)} | _predicted(found, documents[valid]) | _recalled(found, documents.ravel())
-    return pd.DataFrame(columns | _rotated(maps, moments.layers))
+    width = model.hf.get_input_embeddings().weight.shape[1]
+    return pd.DataFrame(columns | _rotated(maps, moments.layers, width))
 
 
 def ridge_maps(
@@ -102,9 +106,16 @@ def ridge_maps(
     return torch.linalg.solve(moments.scatter + penalty, moments.cross[target])
 
 
-def rotation(matrix: Float[Tensor, "d_model d_model"]) -> float:
-    """How far a square map turns vectors: the median absolute angle of its complex eigenvalues, in degrees, 0 to 180."""
-    return float(np.median(np.degrees(np.abs(np.angle(torch.linalg.eigvals(matrix).numpy())))))
+def rotation(matrix: Float[Tensor, "d_model d_model"], rank: int | None = None) -> float:
+    """How far a square map turns vectors: the median absolute angle of its complex eigenvalues, in degrees, 0 to 180.
+
+    Args:
+        matrix: the map.
+        rank: how many of the largest eigenvalues count, all others being zero but for rounding; all, if not given.
+    """
+    eigenvalues = torch.linalg.eigvals(matrix).numpy()
+    largest = eigenvalues[np.argsort(-np.abs(eigenvalues))[:rank]]
+    return float(np.median(np.degrees(np.abs(np.angle(largest)))))
 
 
 def token_ranks(
@@ -152,7 +163,7 @@ class _Reader:
             part.to(model.device, torch.float32) for part in (moments.mean, maps[moments.layers], maps["input"])
         )
         with torch.inference_mode(), full_precision():
-            self.rows = model.hf.get_input_embeddings()(torch.arange(model.vocabulary_size, device=model.device))
+            self.rows = model.embedded(torch.arange(model.vocabulary_size, device=model.device))
             weights = torch.as_tensor(moments.token_counts / moments.n, dtype=torch.float32, device=model.device)
             self.mean_row = weights @ self.rows
             self.directions = torch.nn.functional.normalize(self.rows - self.mean_row)
@@ -231,7 +242,7 @@ def _recalled(found: _Readings, documents: Int[np.ndarray, " positions"]) -> dic
     return shares | intervals
 
 
-def _rotated(maps: Mapping[int | str, Tensor], last: int) -> dict[str, object]:
-    """The columns of `lens_report` about the maps themselves."""
-    targets: dict[str, int | str] = {"final": last, "input": "input", "penultimate": last - 1}
-    return {f"rotation_{name}": [rotation(matrix) for matrix in maps[target]] for name, target in targets.items()}
+def _rotated(maps: Mapping[int | str, Tensor], last: int, width: int) -> dict[str, object]:
+    """The columns of `lens_report` about the maps themselves; token embeddings have this width."""
+    targets: dict[str, tuple] = {"final": (last, None), "input": ("input", width), "penultimate": (last - 1, None)}
+    return {f"rotation_{name}": [rotation(matrix, rank) for matrix in maps[target]] for name, (target, rank) in targets.items()}

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from bigramlib.models.bridge import in_short
 from bigramlib.models.language_model import LanguageModel
+from bigramlib.models.layers import recorded
 from bigramlib.numeric import full_precision, whole_number
 from bigramlib.progress import tqdm
 from bigramlib.subnetworks.subnetwork import Subnetwork
 from bigramlib.text.corpus import SEQUENCE_LENGTH, TokenCorpus
 
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+log = logging.getLogger(__name__)
+
 MOMENT_TOKENS = 131_072
 """How much text is run unless asked otherwise."""
+TRIED_TOKENS = 16
+"""How many tokens TransformerLens is tried out on."""
+TOLERANCE = 1e-3
+"""By what share of its length each vector of the residual stream may differ in TransformerLens: rounding."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +41,8 @@ class ResidualMoments:
 
     Boundary 0 is what enters the first layer: the token embeddings, in GPT-2 with position embeddings; boundary l > 0 is what
     layer l writes out, before any final norm. With X_l the [n, d_model] activations less their mean, and X_input the token
-    embeddings alone, without positions, as the embedding layer gives them (in Gemma scaled), less their mean:
+    embeddings alone, without positions, as the model's modules hand them on (`LanguageModel.embedded`: in Gemma scaled, in
+    BLOOM normed, in OPT-350m made as wide as the stream), less their mean:
 
     Attributes:
         n: tokens.
@@ -72,7 +87,7 @@ class ResidualMoments:
         current, _, _ = corpus.windows(sequence_length, max_tokens)
         last = model.architecture.layers
         for batch, stream in residual_stream(model, current, subnetwork, batch_size):
-            embedded = model.hf.get_input_embeddings()(torch.from_numpy(current[batch]).to(stream.device))
+            embedded = model.embedded(torch.from_numpy(current[batch]).to(stream.device))
             if batch.start == 0:
                 # The token embeddings are boundary 0 itself, unless something is added to them; then they are one row more.
                 entry = 0 if torch.equal(stream[0], embedded) else last + 1
@@ -152,25 +167,72 @@ def _pairs(last: int, entry: int) -> list[tuple[int, int]]:
 def residual_stream(
     model: LanguageModel, ids: Int[np.ndarray, "sequences pos"], subnetwork: Subnetwork | None = None, batch_size: int = 16
 ) -> Iterator[tuple[slice, Float[Tensor, "boundaries batch pos d_model"]]]:
-    """Run sequences through TransformerLens, batch by batch.
+    """Run sequences batch by batch: through TransformerLens, or by plain hooks on the model where that does not show it.
 
-    Hooks are set on a bridged copy, never on the model, and the model's weights are masked only while it is copied.
+    Which of them is tried out on the first tokens; a warning says where plain hooks are used. TransformerLens runs a copy. The
+    model's own weights are masked only while it is copied, or while plain hooks run a batch.
 
     Yields:
         (batch, stream): which sequences of `ids` the batch holds, and their residual stream at each layer boundary.
     """
     batch_size = whole_number("batch_size", batch_size, least=1)
-    with subnetwork.applied(model) if subnetwork else nullcontext():
-        bridge = model.bridge()
-    layers = range(model.architecture.layers)
-    names = ["blocks.0.hook_resid_pre", *(f"blocks.{layer}.hook_resid_post" for layer in layers)]
+    masked = partial(subnetwork.applied, model) if subnetwork else nullcontext
+    with masked(), full_precision():
+        bridge = _checked_bridge(model, torch.from_numpy(ids[:1, :TRIED_TOKENS]).to(model.device))
     for begin in tqdm(range(0, len(ids), batch_size), desc="residual stream", unit="batch", leave=False):
         batch = slice(begin, begin + batch_size)
-        with torch.inference_mode(), full_precision():
-            prefixed = model.prefixed(torch.from_numpy(ids[batch]).to(model.device))
-            _, cache = bridge.run_with_cache(prefixed, names_filter=names, return_type=None, logits_to_keep=1)
-            stream = torch.stack([cache[name] for name in names])[:, :, len(model.prefix) :]
-        yield batch, stream
+        tokens = torch.from_numpy(ids[batch]).to(model.device)
+        with nullcontext() if bridge else masked(), full_precision():
+            stream = _by_bridge(bridge, model, tokens) if bridge else _by_hooks(model, tokens)
+        yield batch, stream[:, :, len(model.prefix) :]
+
+
+def _checked_bridge(model: LanguageModel, ids: Int[Tensor, "batch pos"]) -> TransformerBridge | None:
+    """A bridge around the model as it is now, if it shows the model's own residual stream; else None, with a warning.
+
+    Args:
+        model: the model.
+        ids: the tokens on which that is tried out.
+    """
+    try:
+        bridge = model.bridge()
+        fault = _fault(bridge, model, ids)
+    except ValueError as error:
+        fault = str(error).rstrip(".")
+    if not fault:
+        return bridge
+    log.warning("The residual stream of %r is read by plain hooks, not through TransformerLens: %s.", model.name, fault)
+    return None
+
+
+def _fault(bridge: TransformerBridge, model: LanguageModel, ids: Int[Tensor, "batch pos"]) -> str:
+    """What is wrong with a bridge; empty if it computes what the model does."""
+    try:
+        seen = _by_bridge(bridge, model, ids)
+    except Exception as error:  # whatever TransformerLens stumbles over in a model that it does not know
+        return f"its bridge cannot be run ({in_short(error)})"
+    own = _by_hooks(model, ids)
+    if seen.shape == own.shape and ((seen - own).norm(dim=-1) <= TOLERANCE * own.norm(dim=-1)).all():
+        return ""
+    return "its bridge computes something else"
+
+
+@torch.inference_mode()
+def _by_bridge(
+    bridge: TransformerBridge, model: LanguageModel, ids: Int[Tensor, "batch pos"]
+) -> Float[Tensor, "boundaries batch more d_model"]:
+    """The residual stream, on the prefix too, as a TransformerLens bridge has it."""
+    names = ["blocks.0.hook_resid_pre", *(f"blocks.{layer}.hook_resid_post" for layer in range(model.architecture.layers))]
+    _, cache = bridge.run_with_cache(model.prefixed(ids), names_filter=names, return_type=None, logits_to_keep=1)
+    return torch.stack([cache[name] for name in names])
+
+
+@torch.inference_mode()
+def _by_hooks(model: LanguageModel, ids: Int[Tensor, "batch pos"]) -> Float[Tensor, "boundaries batch more d_model"]:
+    """The residual stream, on the prefix too, as hooks on the model see it."""
+    with recorded(model.hf) as seen:
+        model.hidden(ids)
+    return torch.stack(seen.stream)
 
 
 def covariance_similarity(moments: ResidualMoments) -> Float[np.ndarray, "boundaries boundaries"]:

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from bigramlib.instruction.tuning_config import TuneConfig
+from bigramlib.models.architectures import holder, is_module
+from bigramlib.models.discovery import decoder_of
 from bigramlib.models.language_model import LanguageModel
 
 ADAPTER = "default"
@@ -41,8 +43,7 @@ class TrainedWeights:
         """Those of a model before its first step."""
         copied = replace(model, hf=copy.deepcopy(model.hf))
         if config.rank is None:
-            copied.hf.requires_grad_(True)
-            return cls(model, copied, dict(copied.hf.named_parameters()))
+            return cls(model, copied, _all_weights(copied))
         return cls(model, copied, *_adapter(copied, config))
 
     def changed(self) -> dict[str, Tensor]:
@@ -91,14 +92,33 @@ class TrainedWeights:
         return self.lora.unload()
 
 
-def check_peft(config: TuneConfig) -> None:
-    """Raise ModuleNotFoundError if peft is needed and not installed."""
-    if config.rank is not None and importlib.util.find_spec("peft") is None:
+def check_lora(model: LanguageModel, config: TuneConfig) -> None:
+    """Check that LoRA can tune a model, if that is asked for.
+
+    Raises:
+        ValueError: the model has experts that are not modules.
+        ModuleNotFoundError: peft is not installed.
+    """
+    if config.rank is None:
+        return
+    if together := next((name for name in model.maskable if not is_module(name)), None):
+        raise ValueError(
+            f"LoRA cannot tune {model.name!r}, since all experts of a layer lie in one parameter ({together!r}); tune all "
+            "weights with rank=None."
+        )
+    if importlib.util.find_spec("peft") is None:
         raise ModuleNotFoundError(
             "LoRA needs the package peft, which is not installed; run pip install 'bigramlib[lora]', or tune all weights with "
             "rank=None.",
             name="peft",
         )
+
+
+def _all_weights(model: LanguageModel) -> dict[str, nn.Parameter]:
+    """All parameters that text goes through, trainable from now on; not those for images or sound."""
+    parts = (decoder_of(model.hf)[1], model.hf.get_output_embeddings())
+    read = {parameter for part in parts for parameter in part.parameters()}
+    return {name: parameter.requires_grad_() for name, parameter in model.hf.named_parameters() if parameter in read}
 
 
 def _adapter(model: LanguageModel, config: TuneConfig) -> tuple[dict[str, nn.Parameter], Any]:
@@ -108,7 +128,7 @@ def _adapter(model: LanguageModel, config: TuneConfig) -> tuple[dict[str, nn.Par
     """
     from peft import LoraConfig, LoraModel
 
-    modules = [name.removesuffix(".weight") for name in model.maskable]
+    modules = [holder(name) for name in model.maskable]
     transposed = isinstance(model.hf.get_submodule(modules[0]), Conv1D)
     settings = LoraConfig(
         r=config.rank, lora_alpha=config.alpha, lora_dropout=0.0, target_modules=modules, fan_in_fan_out=transposed

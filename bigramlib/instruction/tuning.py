@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from bigramlib.instruction.adapter import TrainedWeights, check_peft
+from bigramlib.instruction.adapter import TrainedWeights, check_lora
 from bigramlib.instruction.examples import draw_texts, ending, tokenized
 from bigramlib.instruction.prompts import TEXT, PromptFormat
 from bigramlib.instruction.tasks import Task
@@ -59,7 +59,7 @@ def instruction_tune(
         ValueError: there are no tasks, one has too few pairs, or an example is longer than the model's positions.
     """
     config = config or TuneConfig()
-    check_peft(config)
+    check_lora(model, config)
     facts = key_facts(model, tasks, config, prompt_format)
     key = store_key(facts)
     file, name = store_folder("tuned") / f"{key}.safetensors", f"{model.name}+tuned-{key[:8]}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -14,14 +15,32 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 
-def bridged(hf: PreTrainedModel, architecture: Architecture) -> TransformerBridge:
-    """A TransformerLens bridge around a copy of a model; the bridge rewrites what it wraps (it splits fused QKV matrices)."""
+def bridged(hf: PreTrainedModel, architecture: Architecture, name: str) -> TransformerBridge:
+    """A TransformerLens bridge around a copy of a model; the bridge rewrites what it wraps (it splits fused QKV matrices).
+
+    Args:
+        hf: the model.
+        architecture: its layout.
+        name: what the user calls it, for messages.
+
+    Raises:
+        ValueError: TransformerLens cannot show such a model.
+    """
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module  # slow to import
 
     hf = copy.deepcopy(hf)
     _add_fused_biases(hf, architecture)
     hf.config.architectures = [type(hf).__name__]
-    return build_bridge_from_module(hf, type(hf).__name__, hf_config=hf.config, tokenizer=None)
+    try:
+        return build_bridge_from_module(hf, type(hf).__name__, hf_config=hf.config, tokenizer=None)
+    except Exception as error:  # whatever TransformerLens stumbles over in a model that it does not know
+        raise ValueError(f"TransformerLens cannot show the model {name!r} ({in_short(error)}).") from error
+
+
+def in_short(error: Exception) -> str:
+    """The kind of an error of another library, and the first sentence of what it says."""
+    said = re.split(r"\.\s|\n", str(error).strip())[0].rstrip(".")
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 def _add_fused_biases(hf: PreTrainedModel, architecture: Architecture) -> None:

@@ -18,7 +18,7 @@ from bigramlib.models import checks, masking
 from bigramlib.models.architectures import Architecture
 from bigramlib.models.bridge import bridged
 from bigramlib.models.discovery import architecture_of
-from bigramlib.models.ending import Ending
+from bigramlib.models.ends import Ends
 from bigramlib.models.identity import Identity, as_configured
 from bigramlib.models.logits import Readout
 from bigramlib.models.positions import Positions
@@ -49,7 +49,7 @@ class LanguageModel:
             weights.
         identity: the hashes by which results know it.
         architecture: the layout of its attention and MLP matrices.
-        ending: what comes after its last layer.
+        ends: what comes before its first layer and after its last.
     """
 
     name: str
@@ -60,7 +60,7 @@ class LanguageModel:
     origin: str = "pretrained"
     identity: Identity = field(init=False, repr=False, compare=False)
     architecture: Architecture = field(init=False, repr=False, compare=False)
-    ending: Ending = field(init=False, repr=False, compare=False)
+    ends: Ends = field(init=False, repr=False, compare=False)
 
     @full_precision()
     def __post_init__(self) -> None:
@@ -77,7 +77,7 @@ class LanguageModel:
         object.__setattr__(self, "identity", Identity(self.hf, configured, self.prefix, self.tokenizer_hash))
         longest = 4 if self.positions is None else max(1, self.positions - len(self.prefix))
         ids = self.prefixed(torch.arange(min(4, longest, self.vocabulary_size), device=self.device)[None])
-        object.__setattr__(self, "ending", Ending.of(self.hf, ids, self.vocabulary_size, self.name))
+        object.__setattr__(self, "ends", Ends.of(self.hf, ids, self.vocabulary_size, self.name))
         check_units(self.hf, self.architecture, ids, self.name)
 
     @cached_property
@@ -133,7 +133,7 @@ class LanguageModel:
     @property
     def final_norm(self) -> torch.nn.Module:
         """What takes the last layer's residual stream to the last hidden state: a norm, in few models more or nothing."""
-        return self.ending.norm(self.hf)
+        return self.ends.norm(self.hf)
 
     @cached_property
     def prefix(self) -> list[int]:
@@ -169,6 +169,13 @@ class LanguageModel:
     def check_length(self, sequence_length: int) -> None:
         """Raise ValueError if sequences of so many tokens and the prefix are longer than the model can read."""
         self._positions.check(sequence_length)
+
+    def embedded(self, ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape d_model"]:
+        """What tokens bring into the residual stream, without positions.
+
+        That is their embeddings, and what modules of the model make of these (BLOOM norms them, OPT-350m makes them wider).
+        """
+        return self.ends.embedding(self.hf)(ids)
 
     def hidden(
         self, ids: Int[Tensor, "batch pos"], weights: Mapping[str, Tensor] | None = None
@@ -211,7 +218,7 @@ class LanguageModel:
     @property
     def readout(self) -> Readout:
         """What turns last hidden states into logits, as the model has it now."""
-        return self.ending.readout(self.hf, self.vocabulary_size)
+        return self.ends.readout(self.hf, self.vocabulary_size)
 
     @property
     def sampler(self) -> Sampler:
@@ -274,8 +281,11 @@ class LanguageModel:
         """A TransformerLens bridge around a copy of the model as it is now.
 
         Inside `with subnetwork.applied(model):` it shows the subnetwork.
+
+        Raises:
+            ValueError: TransformerLens cannot show such a model.
         """
-        return bridged(self.hf, self.architecture)
+        return bridged(self.hf, self.architecture, self.name)
 
     def to(self, device: str | torch.device) -> LanguageModel:
         """Move the model to a device, in place, and return it.

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
+from bigramlib.models.discovery import decoder_of
+
 log = logging.getLogger(__name__)
 
 
@@ -57,8 +59,12 @@ class Positions:
 
 
 def has_table_of_positions(hf: PreTrainedModel, positions: int) -> bool:
-    """Whether a model looks positions up in a table, which has an end (GPT-2, OPT, GPT-J), instead of computing them."""
+    """Whether a model looks positions up in a table, which has an end (GPT-2, OPT, GPT-J), instead of computing them.
+
+    XGLM has a table too, but makes it longer when it has to.
+    """
     embedding = hf.get_input_embeddings()
-    tables = [module.weight for module in hf.modules() if isinstance(module, torch.nn.Embedding) and module is not embedding]
-    tables += [buffer for buffer in hf.buffers() if buffer.ndim == 2]
+    modules = [part for part in decoder_of(hf)[1].modules() if part is not embedding and not hasattr(part, "make_weights")]
+    tables = [part.weight for part in modules if isinstance(part, torch.nn.Embedding)]
+    tables += [buffer for part in modules for buffer in part.buffers(recurse=False) if buffer.ndim == 2]
     return any(positions <= len(table) <= positions + 2 for table in tables)

@@ -18,7 +18,8 @@ def randomly_initialized(model: LanguageModel, seed: int = 0, keep_embeddings: b
     Args:
         model: the model whose shape it gets.
         seed: of the weights.
-        keep_embeddings: keep the trained embeddings, of positions too where there are any, and the trained unembedding.
+        keep_embeddings: keep the trained embeddings, of positions too where there are any, and the trained unembedding; where
+            these are narrower than the residual stream (OPT-350m), also the matrices that lie between.
     """
     config = copy.deepcopy(model.hf.config)
     embedding, unembedding = model.hf.get_input_embeddings(), model.hf.get_output_embeddings()
@@ -27,8 +28,10 @@ def randomly_initialized(model: LanguageModel, seed: int = 0, keep_embeddings: b
         torch.manual_seed(seed)
         hf = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     if keep_embeddings:
+        around = {*model.ends.before, *model.ends.after}
         for name, module in model.hf.named_modules():
-            if isinstance(module, torch.nn.Embedding) or module is unembedding:
+            between = name in around and isinstance(module, torch.nn.Linear)
+            if isinstance(module, torch.nn.Embedding) or module is unembedding or between:
                 hf.get_submodule(name).load_state_dict(module.state_dict())
     suffix = ", trained embeddings" if keep_embeddings else ""
     name = f"{model.name} (random{suffix}, seed {seed})"

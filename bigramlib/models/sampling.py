@@ -60,16 +60,17 @@ class Sampler:
         self.hf.eval()
         ends = ids.new_tensor(self.end_tokens)
         ended = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
-        cache = None
+        cache, new = None, ids
         found: list[Tensor] = []
         while len(found) < tokens and not ended.all():
-            output = self.hf(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            cache = getattr(output, "past_key_values", None)
+            output = self.hf(new, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            cache = output.get("past_key_values")
             reached = output.logits[:, -1, : self.vocabulary_size].softmax(-1, dtype=torch.float64).cumsum(-1)
             place = reached[:, -1:] * torch.rand(len(ids), 1, generator=generator, device=ids.device, dtype=torch.float64)
-            found.append(torch.searchsorted(reached, place, right=True).clamp_(max=self.vocabulary_size - 1))
-            ended |= torch.isin(found[-1][:, 0], ends)
-            ids = torch.cat([ids, found[-1]], dim=1) if cache is None else found[-1]  # GPT keeps no cache
+            drawn = torch.searchsorted(reached, place, right=True).clamp_(max=self.vocabulary_size - 1)
+            ended |= torch.isin(drawn[:, 0], ends)
+            found.append(drawn)
+            new = torch.cat([new, drawn], dim=1) if cache is None else drawn  # OpenAI's first GPT has no cache
         return torch.cat(found, dim=1)
 
     def continued(self, prompt: str, tokens: int, seed: int) -> str:

@@ -1,18 +1,26 @@
 """Streamed moments are those of all activations at once, of the model as Hugging Face runs it, which stays untouched."""
 
+import copy
+import re
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from conftest import CONFIGS, SHAPE, VOCABULARY, build, token_ids
+from test_identity import with_first
 from transformers import GPTNeoXConfig
 
-from bigramlib import Subnetwork, TokenCorpus
+from bigramlib import LanguageModel, Subnetwork, TokenCorpus
 from bigramlib.analysis import residual
 from bigramlib.analysis.residual import ResidualMoments, covariance_similarity, residual_stream
+from bigramlib.models.bridge import bridged
+from bigramlib.models.layers import recorded
 
-PER_ARCHITECTURE = pytest.mark.parametrize("architecture", ["gpt_neox", "gpt2", "llama"])
+PER_ARCHITECTURE = pytest.mark.parametrize("architecture", ["gpt_neox", "gpt2", "llama", "opt_350m", "bloom", "granite"])
+FURTHER = {"opt_350m": "model.decoder.project_in", "bloom": "transformer.word_embeddings_layernorm"}
+"""The modules that token embeddings go through on their way into the stream, of the models that have one."""
 
 
 def stacked(model, ids: np.ndarray, subnetwork: Subnetwork | None = None) -> torch.Tensor:
@@ -23,7 +31,9 @@ def stacked(model, ids: np.ndarray, subnetwork: Subnetwork | None = None) -> tor
 
 def embedded(model, ids: np.ndarray) -> torch.Tensor:
     """The token embeddings alone, float64 [tokens, d_model]."""
-    return model.hf.get_input_embeddings()(torch.from_numpy(ids).flatten()).double()
+    tokens = model.hf.get_input_embeddings()(torch.from_numpy(ids).flatten())
+    further = FURTHER.get(model.name.removeprefix("tiny "))
+    return (model.hf.get_submodule(further)(tokens) if further else tokens).detach().double()
 
 
 def moments_of(activations: torch.Tensor, tokens: torch.Tensor | None = None) -> ResidualMoments:
@@ -38,18 +48,107 @@ def moments_of(activations: torch.Tensor, tokens: torch.Tensor | None = None) ->
     return ResidualMoments(activations.shape[1], mean, centred.mT @ centred, cross, counts, None, "")
 
 
-def test_the_stream_is_what_hugging_face_computes_up_to_the_final_norm(any_model):
+def test_the_stream_is_what_hugging_face_computes_up_to_the_final_norm(any_model, caplog):
     ids = token_ids(shape=(3, 9))
     [(batch, stream)] = residual_stream(any_model, ids.numpy(), batch_size=3)
     inputs = []
     handle = any_model.final_norm.register_forward_pre_hook(lambda _, inside: inputs.append(inside[0]))
     output = any_model.hf(ids, output_hidden_states=True)
     handle.remove()
-    assert batch == slice(0, 3)
+    assert batch == slice(0, 3) and "residual stream" not in caplog.text
     for ours, theirs in zip(stream, [*output.hidden_states[:-1], inputs[0]], strict=True):
         assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4)
     read = any_model.unembed(any_model.final_norm(stream[-1]))
     assert torch.allclose(read, output.logits[..., :VOCABULARY], rtol=1e-4, atol=1e-4)
+
+
+def test_the_stream_of_unusual_models_is_theirs_too_whoever_reads_it(unusual_model, caplog):
+    ids = token_ids(shape=(3, 9))
+    [(_, stream)] = residual_stream(unusual_model, ids.numpy())
+    output = unusual_model.hf(ids, output_hidden_states=True)
+    for ours, theirs in zip(stream, output.hidden_states[:-1], strict=False):
+        assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+    read = unusual_model.unembed(unusual_model.final_norm(stream[-1]))
+    assert torch.allclose(read, output.logits[..., :VOCABULARY], rtol=1e-4, atol=1e-4)
+    told = unusual_model.architecture.model_type in ("biogpt", "openai-gpt")
+    assert caplog.text.count("The residual stream of") == told
+
+
+def by_hooks(model, ids: np.ndarray) -> torch.Tensor:
+    """The residual stream as plain hooks on the model see it, [boundaries, batch, pos, d_model]."""
+    with recorded(model.hf) as seen, torch.no_grad():
+        model.hidden(torch.from_numpy(ids))
+    return torch.stack(seen.stream)
+
+
+def not_built(*_, **__):
+    raise AssertionError("No adapter for this. Write one.")
+
+
+def not_run(hf, architecture, name):
+    bridge = bridged(hf, architecture, name)
+    bridge.run_with_cache = not_built
+    return bridge
+
+
+def shifted(hf, architecture, name):
+    wrong = copy.deepcopy(hf)
+    with torch.no_grad():
+        wrong.gpt_neox.layers[1].mlp.dense_4h_to_h.bias += 0.05
+    return bridged(wrong, architecture, name)
+
+
+BUILDING = "transformer_lens.model_bridge.sources._bridge_builder.build_bridge_from_module"
+BRIDGING = "bigramlib.models.language_model.bridged"
+
+
+@pytest.mark.parametrize(
+    ("place", "fails", "why"),
+    [
+        (BUILDING, not_built, r"TransformerLens cannot show the model 'tiny gpt_neox' \(AssertionError: No adapter for this\)"),
+        (BRIDGING, not_run, r"its bridge cannot be run \(AssertionError: No adapter for this\)"),
+        (BRIDGING, shifted, "its bridge computes something else"),
+    ],
+)
+def test_where_transformer_lens_fails_or_is_wrong_plain_hooks_are_used_and_that_is_said_once(
+    model, half, monkeypatch, caplog, place, fails, why
+):
+    ids = token_ids(shape=(3, 9)).numpy()
+    monkeypatch.setattr(place, fails)
+    for subnetwork in (None, half):
+        caplog.clear()
+        batches = [stream for _, stream in residual_stream(model, ids, subnetwork, batch_size=2)]
+        with half.applied(model) if subnetwork else nullcontext():
+            assert torch.allclose(torch.cat(batches, dim=1), by_hooks(model, ids), atol=1e-6)
+        message = f"^The residual stream of 'tiny gpt_neox' is read by plain hooks, not through TransformerLens: {why}.$"
+        assert [bool(re.match(message, record.getMessage())) for record in caplog.records] == [True]
+
+
+def test_plain_hooks_leave_nothing_on_the_model_between_batches(model, half, monkeypatch):
+    monkeypatch.setattr(BUILDING, not_built)
+    before = {name: parameter.clone() for name, parameter in model.hf.named_parameters()}
+    for _ in residual_stream(model, token_ids(shape=(3, 9)).numpy(), half, batch_size=1):
+        assert all(torch.equal(parameter, before[name]) for name, parameter in model.hf.named_parameters())
+        assert not [hook for part in model.hf.modules() for hook in (*part._forward_hooks, *part._forward_pre_hooks)]
+
+
+def test_plain_hooks_and_transformer_lens_leave_out_the_prefix(tokenizer, monkeypatch):
+    plain = build("gpt_neox", tokenizer)
+    begun = LanguageModel(plain.name, plain.hf, with_first(tokenizer, "\u0120cat"))
+    ids = token_ids(shape=(3, 9)).numpy()
+    [(_, through)] = residual_stream(begun, ids)
+    monkeypatch.setattr(BUILDING, not_built)
+    [(_, hooked)] = residual_stream(begun, ids)
+    assert hooked.shape == (3, 3, 9, 16)
+    assert torch.allclose(hooked, through, atol=1e-5)
+    assert not torch.allclose(hooked[-1], by_hooks(plain, ids)[-1], atol=1e-2)
+
+
+def test_transformer_lens_is_tried_out_once_on_few_tokens(model, monkeypatch):
+    shapes, hidden = [], LanguageModel.hidden
+    monkeypatch.setattr(LanguageModel, "hidden", lambda self, ids: shapes.append(tuple(ids.shape)) or hidden(self, ids))
+    assert len(list(residual_stream(model, token_ids(shape=(5, 30)).numpy(), batch_size=2))) == 3
+    assert shapes == [(1, 16)]
 
 
 @PER_ARCHITECTURE
@@ -96,7 +195,7 @@ def test_a_large_common_offset_does_not_cost_precision(model, corpus, monkeypatc
     assert torch.allclose(moments.cross[2], expected.cross[2], atol=1e-3)
 
 
-@PER_ARCHITECTURE
+@pytest.mark.parametrize("architecture", ["gpt_neox", "gpt2", "llama", "bloom", "biogpt"])
 def test_a_subnetwork_is_seen_and_the_model_left_as_it_was(tokenizer, corpus, architecture):
     model = build(architecture, tokenizer)
     before = {name: parameter.clone() for name, parameter in model.hf.named_parameters()}

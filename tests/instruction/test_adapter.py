@@ -8,7 +8,7 @@ from tunings import LORA, WHOLE
 from bigramlib.instruction.adapter import TrainedWeights
 
 
-@pytest.fixture(params=["gpt_neox", "gpt2", "llama"])
+@pytest.fixture(params=["gpt_neox", "gpt2", "llama", "opt", "bloom", "gptj", "openai-gpt", "granite", "cohere", "gemma3"])
 def weights(request, tokenizer):
     """An adapter with random weights."""
     weights = TrainedWeights.of(build(request.param, tokenizer), LORA)
@@ -36,7 +36,7 @@ def test_merged_weights_have_the_same_bits_on_every_machine(weights):
     for module, before in matrices.items():
         first, second = parameters[f"{module}.lora_A"], parameters[f"{module}.lora_B"]
         change = LORA.alpha / LORA.rank * sum(second[:, rank, None] * first[rank] for rank in range(LORA.rank))
-        change = change.T if weights.base.hf.config.model_type == "gpt2" else change
+        change = change.T if weights.base.hf.config.model_type in ("gpt2", "openai-gpt") else change
         assert torch.equal(merged[f"{module}.weight"], before + change)
 
 
@@ -50,6 +50,17 @@ def test_at_its_beginning_it_changes_nothing_but_is_drawn_from_the_seed(tokenize
 def test_only_the_adapter_gets_gradients(weights):
     trained = {id(p) for p in weights.copied.hf.parameters() if p.requires_grad}
     assert trained == {id(p) for p in weights.parameters.values()}
+
+
+def test_of_a_model_that_also_sees_only_what_reads_text_is_tuned(tokenizer):
+    model = build("gemma3", tokenizer)
+    whole = TrainedWeights.of(model, WHOLE)
+    assert set(model.maskable) < set(whole.parameters)
+    assert "model.language_model.embed_tokens.weight" in whole.parameters
+    assert set(dict(model.hf.named_parameters())) - set(whole.parameters) == {
+        name for name in dict(model.hf.named_parameters()) if "vision" in name or "projector" in name
+    }
+    assert {id(p) for p in whole.copied.hf.parameters() if p.requires_grad} == {id(p) for p in whole.parameters.values()}
 
 
 def test_of_whole_weights_only_those_that_changed_are_kept(tokenizer):

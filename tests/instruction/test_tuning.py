@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import build
+from conftest import VOCABULARY, build, token_ids
 from safetensors import safe_open
 from tunings import CAT, EASY, FIRST, LAST, LORA, WHOLE, interrupted, no_training
 
@@ -233,6 +233,24 @@ def test_without_peft_lora_is_refused_in_a_sentence_and_whole_weights_are_tuned(
     ):
         instruction_tune(model, [FIRST], LORA)
     instruction_tune(model, [FIRST], WHOLE)
+
+
+@pytest.mark.parametrize("name", ["mixtral", "gpt_oss"])
+def test_experts_are_tuned_as_whole_weights_and_lora_is_refused_in_a_sentence(tokenizer, name):
+    model = build(name, tokenizer)
+    message = rf"LoRA cannot tune 'tiny {name}', since all experts .*experts.gate_up_proj'\); tune all weights with rank=None"
+    with no_training(), pytest.raises(ValueError, match=message):
+        instruction_tune(model, [FIRST], LORA)
+    tuned = instruction_tune(model, [FIRST], WHOLE)
+    assert all(not torch.equal(weight, model.maskable[parameter]) for parameter, weight in tuned.maskable.items())
+
+
+def test_the_loss_is_that_of_the_models_own_logits(unusual_model):
+    ids, completion = token_ids(), token_ids(1) < 200
+    with torch.no_grad():
+        logits = unusual_model.hf(ids[:, :-1]).logits[completion[:, 1:]][:, :VOCABULARY]
+        expected = torch.nn.functional.cross_entropy(logits, ids[:, 1:][completion[:, 1:]])
+        assert torch.allclose(completion_loss(unusual_model, ids, completion), expected, atol=1e-5)
 
 
 def test_a_caller_in_inference_mode_and_autocast_gets_the_same_bits(tokenizer):

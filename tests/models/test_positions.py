@@ -29,3 +29,13 @@ def test_rotary_models_may_read_longer_sequences_which_is_told_once(tokenizer, c
     for _ in range(2):
         model.hidden(torch.zeros(1, 65, dtype=torch.long))
     assert caplog.text.count("longer than the 64 positions") == 1
+
+
+def test_of_unusual_models_those_with_a_table_refuse_longer_sequences_and_all_others_read_them(unusual_model):
+    ids = torch.zeros(1, 65, dtype=torch.long)
+    assert unusual_model.hidden(ids[:, :64]).isfinite().all()
+    if unusual_model.name.removeprefix("tiny ") in ("opt", "opt_350m", "gptj", "openai-gpt", "biogpt"):
+        with pytest.raises(ValueError, match="use a sequence_length of at most 64"):
+            unusual_model.hidden(ids)
+    else:
+        assert unusual_model.hidden(ids).isfinite().all()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import build
+from conftest import build, token_ids
 from test_identity import with_first
 from test_tokenizer import with_beginning
 
@@ -15,6 +15,17 @@ def test_sampling_continues_the_prompt_and_follows_its_seed(any_model):
     texts = [any_model.sample("the cat", tokens=8, seed=seed) for seed in (0, 0, 1)]
     assert all(text.startswith("the cat") for text in texts)
     assert texts[0] == texts[1] != texts[2]
+
+
+def test_each_token_is_drawn_from_what_the_model_predicts_after_all_before_it(unusual_model):
+    ids = token_ids(shape=(3, 4))
+    drawn = unusual_model.sampler.draw(ids, 9, torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(drawn.shape[1]):
+        reached = unusual_model.unembed(unusual_model.hidden(ids))[:, -1].softmax(-1, dtype=torch.float64).cumsum(-1)
+        place = reached[:, -1:] * torch.rand(3, 1, generator=generator, dtype=torch.float64)
+        ids = torch.cat([ids, torch.searchsorted(reached, place, right=True)], dim=1)
+    assert torch.equal(drawn, ids[:, 4:])
 
 
 def test_sampling_is_at_temperature_1_whatever_the_model_prefers(tokenizer):

@@ -1,4 +1,4 @@
-"""What comes after the last layer of a model: a norm, and how last hidden states become logits."""
+"""Both ends of a model: what tokens go through before the first layer, and how logits are made of what the last one writes."""
 
 from __future__ import annotations
 
@@ -15,21 +15,24 @@ from bigramlib.models.logits import Readout, agree
 
 
 @dataclass(frozen=True)
-class Ending:
-    """What comes after the last layer of a model, as found by running it.
+class Ends:
+    """What comes before and after the layers of a model, as found by running it.
 
     Attributes:
-        modules: names of the modules that take the last layer's output to the last hidden state, in order.
+        before: names of the modules that tokens go through one after the other, from the embedding layer on, until positions
+            are added or the layers begin.
+        after: names of the modules that take the last layer's output to the last hidden state, in order.
         cap, scale: of the logits (see `Readout`).
     """
 
-    modules: tuple[str, ...]
+    before: tuple[str, ...]
+    after: tuple[str, ...]
     cap: float | None
     scale: float
 
     @classmethod
     @torch.no_grad()
-    def of(cls, hf: PreTrainedModel, ids: Int[Tensor, "batch pos"], vocabulary_size: int, name: str) -> Ending:
+    def of(cls, hf: PreTrainedModel, ids: Int[Tensor, "batch pos"], vocabulary_size: int, name: str) -> Ends:
         """Run a model on a few tokens and see.
 
         Args:
@@ -50,11 +53,15 @@ class Ending:
         readout = Readout.of(hf, vocabulary_size).measured(own, hidden)
         if not agree(own, readout.logits(hidden)):
             raise ValueError(f"The logits of {name!r} are not its unembedding of the last hidden state.")
-        return cls(tuple(seen.after), readout.cap, readout.scale)
+        return cls(tuple(seen.before), tuple(seen.after), readout.cap, readout.scale)
+
+    def embedding(self, hf: PreTrainedModel) -> nn.Module:
+        """What takes tokens to what they bring into the residual stream."""
+        return in_turn(hf, self.before)
 
     def norm(self, hf: PreTrainedModel) -> nn.Module:
         """What takes the last layer's output to the last hidden state."""
-        return in_turn(hf, self.modules)
+        return in_turn(hf, self.after)
 
     def readout(self, hf: PreTrainedModel, vocabulary_size: int) -> Readout:
         """What turns last hidden states into logits, as the model has it now."""
