@@ -28,6 +28,11 @@ VARIANTS = {
     "falcon, one key-value head": ("falcon", {"multi_query": True}),
     "falcon, a key-value head for each": ("falcon", {"multi_query": False, "alibi": True, "parallel_attn": False}),
     "falcon, grouped": ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2}),
+    "cohere, norms of queries and keys": ("cohere", {"use_qk_norm": True}),
+    "stablelm, norms of queries and keys": ("stablelm", {"qk_layernorm": True, "use_parallel_residual": True}),
+    "llama, biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
+    "gpt_neox, sequential": ("gpt_neox", {"use_parallel_residual": False, "attention_bias": False}),
+    "granitemoehybrid, experts": ("granitemoehybrid", {"num_local_experts": 4}),
     "gpt_bigcode, a key-value head for each": ("gpt_bigcode", {"multi_query": False}),
     "gemma3_text, capped": ("gemma3_text", {"final_logit_softcapping": 5.0}),
     "gemma4_text, dense": ("gemma4_text", {"hidden_size_per_layer_input": 0}),
@@ -36,6 +41,7 @@ VARIANTS = {
         {"hidden_size_per_layer_input": 0, "enable_moe_block": True, "top_k_experts": 2},
     ),
 }
+"""Types with other settings, as some released models have them."""
 REASONS = {
     "bart": r"attention to the output of an encoder, which is never run here \('model.decoder.layers.0.encoder_attn.k_proj.weight'\)$",
     "bert": r"the layers of an encoder such as BERT, where decoders are needed \('bert.encoder.layer.0.attention.self.query.weight'\)$",
