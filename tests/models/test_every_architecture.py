@@ -12,6 +12,7 @@ from searches import QUICK
 from bigramlib import LanguageModel, Subnetwork, find_subnetwork, load_model
 from bigramlib.__main__ import main
 from bigramlib.models import every_architecture
+from bigramlib.models.architectures import holder
 from bigramlib.models.components import ATTENTION_COMPONENTS, WRITING_COMPONENTS
 from bigramlib.models.discovery import decoder_of
 from bigramlib.models.every_architecture import outcome
@@ -42,6 +43,11 @@ VARIANTS = {
     ),
 }
 """Types with other settings, as some released models have them."""
+FUSED = [
+    *("bloom", "codegen", "fuyu", "gpt-sw3", "gpt2", "gpt_bigcode", "gpt_neox", "gpt_neox_japanese", "mpt", "openai-gpt"),
+    *("persimmon", "phi3", "phi4_multimodal", *(name for name in VARIANTS if name.startswith(("falcon", "gpt_bigcode")))),
+]
+"""Types that have q, k and v in one matrix."""
 REASONS = {
     "bart": r"attention to the output of an encoder, which is never run here \(.*encoder_attn.k_proj.weight.\)$",
     "bert": r"the layers of an encoder such as BERT, where decoders are needed \(.*self.query.weight.\)$",
@@ -120,6 +126,28 @@ def test_what_a_unit_reads_matters_until_what_it_writes_is_dropped(every_model):
             effect = (whole - silent).abs().max()
             assert effect > 1e-3 and (whole - without(reading)).abs().max() > 1e-3, (layer, unit)
             assert (silent - without(drops)).abs().max() < 1e-3 * effect + 1e-5, (layer, unit)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("every_model", FUSED, indirect=True)
+def test_queries_keys_and_values_are_where_the_layout_says_in_their_common_matrix(every_model):
+    def changed(part) -> torch.Tensor:
+        """Which positions change if a head computes something else at the first one."""
+
+        def push(_, __, output):
+            output = output.clone()
+            output[:, 0, part.units[0]] += torch.linspace(-3, 3, part.units.shape[1])
+            return output
+
+        hook = every_model.hf.get_submodule(holder(part.parameter)).register_forward_hook(push)
+        pushed = every_model.hidden(token_ids())
+        hook.remove()
+        return (pushed - every_model.hidden(token_ids())).abs().amax((0, 2)) > 1e-4
+
+    q, k, v = (changed(part) for part in every_model.architecture.of_layer(0) if part.name in "qkv")
+    assert not q.any()  # there is one key to attend to, whatever the query is
+    assert not k[0] and k.any()  # later queries see another key
+    assert v[0]
 
 
 def test_gates_of_every_type_compute_what_autograd_does(every_model, table, corpus):
