@@ -48,6 +48,8 @@ FUSED = [
     *("persimmon", "phi3", "phi4_multimodal", *(name for name in VARIANTS if name.startswith(("falcon", "gpt_bigcode")))),
 ]
 """Types that have q, k and v in one matrix."""
+GATED = ["aria_text", "glm", "granitemoe", "granitemoehybrid", "llama", "llama4_text", "mixtral", "phi3", "qwen3_moe"]
+"""Types whose MLPs have gates, with every order and name of their matrices but that of gpt_oss, which adds 1 to its mlp in."""
 REASONS = {
     "bart": r"attention to the output of an encoder, which is never run here \(.*encoder_attn.k_proj.weight.\)$",
     "bert": r"the layers of an encoder such as BERT, where decoders are needed \(.*self.query.weight.\)$",
@@ -148,6 +150,22 @@ def test_queries_keys_and_values_are_where_the_layout_says_in_their_common_matri
     assert not q.any()  # there is one key to attend to, whatever the query is
     assert not k[0] and k.any()  # later queries see another key
     assert v[0]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("every_model", GATED, indirect=True)
+def test_what_is_called_a_gate_goes_through_the_activation_function_and_mlp_in_does_not(every_model):
+    def negated(name):
+        weights = dict(every_model.maskable)
+        for part in every_model.architecture.components:
+            if part.name == name:
+                sign = torch.ones_like(weights[part.parameter])
+                part.fill_(sign, -1.0)
+                weights[part.parameter] = weights[part.parameter] * sign
+        return every_model.hidden(token_ids(), weights)
+
+    assert torch.allclose(negated("mlp in"), negated("mlp out"), atol=1e-4)
+    assert not torch.allclose(negated("mlp gate"), negated("mlp out"), atol=1e-3)
 
 
 def test_gates_of_every_type_compute_what_autograd_does(every_model, table, corpus):
