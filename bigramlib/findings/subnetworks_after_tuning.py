@@ -39,7 +39,7 @@ CLAIMS = {
     "moved like a seed": Claim(
         "Tuning moves the subnetwork no further than another seed does",
         "not stated",
-        "Jaccard {across:.2f} of base and tuned, {seeds:.2f} of two seeds of the base; chance {chance:.3f}",
+        "Jaccard {across:.2f} of base and tuned with other seeds, {seeds:.2f} of two seeds of the base; chance {chance:.3f}",
         lambda across, seeds, **_: across >= seeds - 0.05,
         source=BOTH,
     ),
@@ -75,10 +75,7 @@ CLAIMS = {
     ),
 }
 
-SUBNETWORK, RANDOM = "the base's subnetwork", "random weights"
-
-
-# -- subnetworks ------------------------------------------------------------------------------------------------------
+SUBNETWORK, RANDOM, ACROSS = "the base's subnetwork", "random weights", "base and tuned, other seeds"
 
 
 def gentle(model: LanguageModel, steps: int, learning_rate: float) -> TuneConfig:
@@ -116,7 +113,7 @@ def sizes(studies: Mapping[str, Study], found: Mapping[tuple[str, int], Subnetwo
 
 
 def overlaps(found: Mapping[tuple[str, int], Subnetwork], sized: Mapping[tuple[str, int], Subnetwork]) -> pd.DataFrame:
-    """How far subnetworks agree: two seeds of one model, base and tuned, base and a tuned one of about the base's size.
+    """How far subnetworks agree: two seeds of one model, base and tuned with the same seed (the same batches) and with others.
 
     Args:
         found: subnetworks of "base" and "tuned", by (model, seed).
@@ -129,14 +126,16 @@ def overlaps(found: Mapping[tuple[str, int], Subnetwork], sized: Mapping[tuple[s
     """
     base, tuned = ({key: mask for key, mask in found.items() if key[0] == name} for name in ("base", "tuned"))
     pairs = {
-        "two seeds of the base": combinations(base.values(), 2),
-        "two seeds of the tuned model": combinations(tuned.values(), 2),
-        "base and tuned": product(base.values(), tuned.values()),
-        "base and tuned, equal size": product(base.values(), sized.values()),
+        "two seeds of the base": combinations(base.items(), 2),
+        "two seeds of the tuned model": combinations(tuned.items(), 2),
+        "base and tuned, same seed": product(base.items(), tuned.items()),
+        ACROSS: product(base.items(), tuned.items()),
+        "base and tuned, other seeds, equal size": product(base.items(), sized.items()),
     }
     rows = []
     for kind, members in pairs.items():
-        if compared := [_overlap(a, b) for a, b in members]:
+        same = kind.endswith("same seed")
+        if compared := [_overlap(one, other) for (a, one), (b, other) in members if (a[1] == b[1]) == same]:
             rows.append({"pair": kind} | pd.DataFrame(compared).mean().to_dict())
     return pd.DataFrame(rows)
 
@@ -248,9 +247,9 @@ def judge(
 
 
 def _judged_by_seeds(folder: Path | None, pairs: pd.DataFrame) -> Verdict:
-    if "two seeds of the base" not in pairs.index:
+    if not {"two seeds of the base", ACROSS} <= set(pairs.index):
         return untestable(folder, CLAIMS["moved like a seed"], "a single seed: nothing to compare with")
-    across, seeds = pairs.loc["base and tuned"], pairs.loc["two seeds of the base"]
+    across, seeds = pairs.loc[ACROSS], pairs.loc["two seeds of the base"]
     return check(folder, CLAIMS["moved like a seed"], across=across.jaccard, seeds=seeds.jaccard, chance=across.chance)
 
 

@@ -9,6 +9,7 @@ from bigramlib import Subnetwork
 from bigramlib.analysis.overlap import jaccard
 from bigramlib.findings.claims import recorded
 from bigramlib.findings.subnetworks_after_tuning import (
+    ACROSS,
     CLAIMS,
     RANDOM,
     SUBNETWORK,
@@ -64,8 +65,9 @@ def test_overlaps_are_means_over_pairs_of_each_kind(masks):
     table = overlaps(found, {("tuned", 0): large}).set_index("pair")
     assert table.jaccard["two seeds of the base"] == jaccard(large, small)
     assert table.jaccard["two seeds of the tuned model"] == 0
-    assert table.jaccard["base and tuned"] == pytest.approx((jaccard(large, small) + 1) / 4)
-    assert table.jaccard["base and tuned, equal size"] == pytest.approx((1 + jaccard(large, small)) / 2)
+    assert table.jaccard["base and tuned, same seed"] == pytest.approx(jaccard(large, small) / 2)
+    assert table.jaccard[ACROSS] == pytest.approx(1 / 2)
+    assert table.jaccard["base and tuned, other seeds, equal size"] == jaccard(large, small)
     assert table.largest["two seeds of the base"] == small.kept / large.kept
     assert table.contained["two seeds of the base"] == 1
 
@@ -118,7 +120,7 @@ def measured(tuned_r=0.95, moved=0.93, across=0.6, ratio=1.0, removed=0.4, rando
     sized = pd.DataFrame({
         "model": ["base", "tuned"] * 2, "seed": [0, 0, 1, 1], "r": [0.95, tuned_r] * 2, "density": [0.0138, 0.0148] * 2
     })  # fmt: skip
-    pairs = ["two seeds of the base", "two seeds of the tuned model", "base and tuned", "base and tuned, equal size"]
+    pairs = ["two seeds of the base", "two seeds of the tuned model", "base and tuned, same seed", ACROSS]
     agreed = pd.DataFrame({"pair": pairs, "jaccard": [0.63, 0.62, across, across], "chance": 0.01})
     placed = pd.DataFrame({"mask": "base", "weights": ["base", "tuned"], "r": [0.95, moved]})
     placed = placed.assign(r_low=placed.r - 0.01, r_high=placed.r + 0.01)
@@ -177,7 +179,7 @@ def test_other_parts_after_tuning_than_in_context_are_seen():
 def test_verdicts_show_numbers_and_are_recorded(tmp_path):
     verdicts = judged(tmp_path, *measured())
     assert verdicts[0].ours == "r 0.950 at 1.48% kept, the base's 0.950 at 1.38% (means of 2 seeds)"
-    assert verdicts[2].ours == "Jaccard 0.60 of base and tuned, 0.63 of two seeds of the base; chance 0.010"
+    assert verdicts[2].ours == "Jaccard 0.60 of base and tuned with other seeds, 0.63 of two seeds of the base; chance 0.010"
     assert len(recorded(tmp_path)) == len(CLAIMS) == len(verdicts)
 
 
