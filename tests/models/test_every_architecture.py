@@ -53,9 +53,9 @@ GATED = ["aria_text", "glm", "granitemoe", "granitemoehybrid", "llama", "llama4_
 REASONS = {
     "bart": r"attention to the output of an encoder, which is never run here \(.*encoder_attn.k_proj.weight.\)$",
     "bert": r"the layers of an encoder such as BERT, where decoders are needed \(.*self.query.weight.\)$",
-    "bitnet": "a head is no unit of its own, since weights that it should read by alone change what others write.$",
+    "bitnet": "a head cannot be masked by itself, since the weights that it reads by also change what others write.$",
     "deepseek_v3": r"low-rank \(latent\) attention, some of whose matrices belong to all heads together \(.*q_a_proj",
-    "diffllama": "a head is no unit of its own, since weights that it should read by alone change what others write.$",
+    "diffllama": "a head cannot be masked by itself, since the weights that it reads by also change what others write.$",
     "mamba": r"state-space, recurrent or convolution layers \('backbone.layers.0.mixer.A_log'\)$",
     "modernbert-decoder": "logits of 'modernbert-decoder' are not its unembedding of the last hidden state.$",
     "pegasus": "attention to the output of an encoder, which is never run here",
