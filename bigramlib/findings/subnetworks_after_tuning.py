@@ -25,7 +25,7 @@ CLAIMS = {
     "subnetwork after tuning": Claim(
         "A subnetwork of the tuned model predicts like the bigram table as well as the base's",
         "not stated",
-        "r {tuned:.3f} at {tuned_density:.2%} kept, the base's {base:.3f} at {base_density:.2%} (means of {seeds} seeds)",
+        "r {tuned:.3f} at {tuned_density:.2%} kept, the base's {base:.3f} at {base_density:.2%} ({seeds})",
         lambda tuned, base, **_: abs(tuned - base) <= 0.02,
         source=BOTH,
     ),
@@ -235,9 +235,11 @@ def judge(
     pairs = agreed.set_index("pair")
     costs = removed.set_index(["model", "removed"])
     cost, random = costs.loc["tuned", SUBNETWORK], costs.loc["tuned", RANDOM]
+    count = common.seed.nunique()
     densities = {"tuned_density": tuned.density, "base_density": base.density}
+    seeds = f"means of {count} seeds" if count > 1 else "one seed"
     return [
-        check(folder, CLAIMS["subnetwork after tuning"], tuned=tuned.r, base=base.r, seeds=common.seed.nunique(), **densities),
+        check(folder, CLAIMS["subnetwork after tuning"], tuned=tuned.r, base=base.r, seeds=seeds, **densities),
         check(folder, CLAIMS["transplanted"], moved=other.r, low=other.r_low, high=other.r_high, own=own.r),
         _judged_by_seeds(folder, pairs),
         check(folder, CLAIMS["tuning is blind"], **{name: changed[name] for name in ("inside", "random", "ratio")}),
@@ -272,8 +274,7 @@ def judge_parts(folder: Path | None, dropped: pd.DataFrame) -> list[Verdict]:
 def plot_overlaps(axes: Axes, agreed: pd.DataFrame) -> None:
     """Draw the Jaccard similarities of `overlaps`, with chance as a line on each bar."""
     rows = agreed.iloc[::-1]
-    colours = [BLUE if "seeds" in pair else ORANGE for pair in rows.pair]
-    axes.barh(rows.pair, rows.jaccard, color=colours)
+    axes.barh(rows.pair, rows.jaccard, color=[BLUE if pair.startswith("two seeds") else ORANGE for pair in rows.pair])
     for place, (value, chance) in enumerate(zip(rows.jaccard, rows.chance, strict=True)):
         axes.text(value + 0.01, place, f"{value:.2f}", va="center", fontsize="small")
         axes.plot([chance, chance], [place - 0.4, place + 0.4], color=RED, linewidth=2)
@@ -296,4 +297,4 @@ def plot_removals(axes: Axes, removed: pd.DataFrame) -> None:
     axes.set_xticks(range(len(models)), models)
     axes.set(ylabel="rise in held-out cross-entropy\n(nats per token)", title="The cost of a removal, before and after tuning")
     axes.margins(y=0.12)
-    axes.legend(frameon=False, title="removed", loc="upper left")
+    axes.legend(frameon=False, title="removed", loc="upper left", bbox_to_anchor=(1, 1))
