@@ -21,6 +21,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
     BioGptConfig,
@@ -118,6 +119,20 @@ def build(name: str, tokenizer, seed: int = 0) -> LanguageModel:
             for parameter in hf.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.2)
     return LanguageModel(f"tiny {name}", hf, tokenizer)
+
+
+@pytest.fixture
+def written(tokenizer, tmp_path):
+    """Write a folder with a model whose stored weights are changed in some way."""
+
+    def write(hf, changed=lambda tensors: tensors):
+        hf.save_pretrained(tmp_path)
+        tokenizer.save_pretrained(tmp_path)
+        stored = changed(load_file(tmp_path / "model.safetensors"))
+        save_file(stored, tmp_path / "model.safetensors", metadata={"format": "pt"})
+        return tmp_path
+
+    return write
 
 
 @pytest.fixture

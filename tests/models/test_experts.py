@@ -6,7 +6,6 @@ import pytest
 import torch
 from conftest import token_ids
 from mixtures import MIXTURES, mixture, random_model
-from safetensors.torch import load_file, save_file
 from transformers import Llama4Config, Llama4ForConditionalGeneration, Qwen3MoeConfig
 
 from bigramlib import load_model
@@ -20,22 +19,8 @@ def model(request, tokenizer):
     return mixture(request.param, tokenizer)
 
 
-@pytest.fixture
-def folder(tokenizer, tmp_path):
-    """Write a folder with a model whose stored weights are changed in some way."""
-
-    def write(hf, changed=lambda tensors: tensors):
-        hf.save_pretrained(tmp_path)
-        tokenizer.save_pretrained(tmp_path)
-        stored = changed(load_file(tmp_path / "model.safetensors"))
-        save_file(stored, tmp_path / "model.safetensors", metadata={"format": "pt"})
-        return tmp_path
-
-    return write
-
-
-def test_a_mixture_loads_from_its_folder_as_it_was_saved(model, folder):
-    loaded = load_model(folder(model.hf))
+def test_a_mixture_loads_from_its_folder_as_it_was_saved(model, written):
+    loaded = load_model(written(model.hf))
     assert torch.equal(loaded.hf(token_ids()).logits, model.hf(token_ids()).logits)
     assert loaded.hash == model.hash and loaded.architecture == model.architecture
 
@@ -62,17 +47,17 @@ def renumbered(tensors):
         (renumbered, r"they lack model\.layers\.0.*experts\.2\..* and 3 more"),
     ],
 )
-def test_a_missing_expert_is_named(folder, changed, said):
-    path = folder(random_model(MIXTURES["plain"]), changed)
+def test_a_missing_expert_is_named(written, changed, said):
+    path = written(random_model(MIXTURES["plain"]), changed)
     with pytest.raises(ValueError, match=said) as caught:
         load_model(path)
     assert repr(str(path)) in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_experts_are_put_together_by_their_numbers_not_by_their_order(folder):
+def test_experts_are_put_together_by_their_numbers_not_by_their_order(written):
     config = MIXTURES["plain"].__class__(**MIXTURES["plain"].to_dict() | {"num_local_experts": 12})
     hf = random_model(config)
-    loaded = load_model(folder(hf, lambda tensors: dict(sorted(tensors.items(), reverse=True))))
+    loaded = load_model(written(hf, lambda tensors: dict(sorted(tensors.items(), reverse=True))))
     assert torch.equal(loaded.hf(token_ids()).logits, hf(token_ids()).logits)
 
 
@@ -84,15 +69,15 @@ def llama4():
     return random_model(Llama4Config(text_config=text, vision_config=vision | widths), Llama4ForConditionalGeneration)
 
 
-def test_of_a_model_whose_causal_part_reads_only_text_this_part_loads(folder, llama4):
-    loaded = load_model(folder(llama4))
+def test_of_a_model_whose_causal_part_reads_only_text_this_part_loads(written, llama4):
+    loaded = load_model(written(llama4))
     assert not any("vision" in name for name, _ in loaded.hf.named_parameters())
     assert torch.equal(loaded.hf(token_ids()).logits, llama4(token_ids()).logits)
 
 
-def test_of_such_a_model_a_missing_text_weight_is_named(folder, llama4):
+def test_of_such_a_model_a_missing_text_weight_is_named(written, llama4):
     with pytest.raises(ValueError, match=r"they lack model\.layers\.0\.feed_forward\.experts\.down_proj"):
-        load_model(folder(llama4, lacking("language_model.model.layers.0.feed_forward.experts.down_proj")))
+        load_model(written(llama4, lacking("language_model.model.layers.0.feed_forward.experts.down_proj")))
 
 
 def test_components_of_experts_cover_each_weight_exactly_once(model):

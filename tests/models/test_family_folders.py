@@ -6,7 +6,6 @@ import pytest
 import torch
 from conftest import token_ids
 from mixtures import random_model
-from safetensors.torch import load_file, save_file
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration, Gemma3TextConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -43,29 +42,15 @@ FAMILIES = {
 }
 
 
-@pytest.fixture
-def folder(tokenizer, tmp_path):
-    """Write a folder with a model whose stored weights are changed in some way."""
-
-    def write(hf, changed=lambda tensors: tensors):
-        hf.save_pretrained(tmp_path)
-        tokenizer.save_pretrained(tmp_path)
-        stored = changed(load_file(tmp_path / "model.safetensors"))
-        save_file(stored, tmp_path / "model.safetensors", metadata={"format": "pt"})
-        return tmp_path
-
-    return write
-
-
 def config_of(family):
     model_type, sizes = FAMILIES[family]
     return CONFIG_MAPPING[model_type](**sizes)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_model_predicts_as_it_did_when_it_was_saved(folder, family):
+def test_a_model_predicts_as_it_did_when_it_was_saved(written, family):
     hf = random_model(config_of(family))
-    loaded, ids = load_model(folder(hf)), token_ids()
+    loaded, ids = load_model(written(hf)), token_ids()
     logits = hf(ids).logits
     assert torch.equal(loaded.hf(ids).logits, logits)
     assert torch.allclose(loaded.unembed(loaded.hidden(ids)), logits[..., : loaded.vocabulary_size], atol=1e-4)
@@ -84,9 +69,9 @@ def test_a_model_predicts_as_it_did_when_it_was_saved(folder, family):
         ("codegen", lambda tensors: tensors | {"transformer.h.0.attn.causal_mask": torch.ones(1)}),
     ],
 )
-def test_a_folder_of_an_older_version_loads(folder, family, older):
+def test_a_folder_of_an_older_version_loads(written, family, older):
     hf = random_model(config_of(family))
-    assert torch.equal(load_model(folder(hf, older)).hf(token_ids()).logits, hf(token_ids()).logits)
+    assert torch.equal(load_model(written(hf, older)).hf(token_ids()).logits, hf(token_ids()).logits)
 
 
 @pytest.fixture
@@ -106,14 +91,14 @@ def later_names(tensors):
 
 
 @pytest.mark.parametrize("changed", [dict, later_names])
-def test_of_a_model_that_reads_images_too_the_text_part_is_used(folder, gemma3, changed):
-    loaded, ids = load_model(folder(gemma3, changed)), token_ids()
+def test_of_a_model_that_reads_images_too_the_text_part_is_used(written, gemma3, changed):
+    loaded, ids = load_model(written(gemma3, changed)), token_ids()
     assert torch.equal(loaded.hf(ids).logits, gemma3(ids).logits)
     assert loaded.architecture.model_type == "gemma3_text"
     assert all(name.startswith("model.language_model.") for name in loaded.maskable)
 
 
 @pytest.mark.parametrize("part", ["layers.1.mlp.up_proj.weight", "vision_tower.encoder.layers.0.mlp.fc1.weight"])
-def test_of_such_a_model_a_missing_weight_is_named(folder, gemma3, part):
+def test_of_such_a_model_a_missing_weight_is_named(written, gemma3, part):
     with pytest.raises(ValueError, match=rf"they lack model\.\S*{part}"):
-        load_model(folder(gemma3, lambda tensors: {name: t for name, t in tensors.items() if part not in name}))
+        load_model(written(gemma3, lambda tensors: {name: t for name, t in tensors.items() if part not in name}))
