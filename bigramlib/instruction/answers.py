@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bigramlib.instruction.prompts import Prompt, prompt_tokens
 from bigramlib.models.language_model import LanguageModel
+from bigramlib.models.locks import lock_of
 from bigramlib.numeric import full_precision
 from bigramlib.progress import tqdm
 
@@ -133,7 +134,8 @@ def _continued(model: LanguageModel, ids: Int[Tensor, "row pos"], ends: tuple[st
     texts: dict[int, str] = {}
     cache = None
     while len(texts) < len(found):
-        output = model.hf(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        with lock_of(model.hf):
+            output = model.hf(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
         cache, ids = output.past_key_values, output.logits[:, -1:, : model.vocabulary_size].argmax(-1)
         for row, token in enumerate(ids[:, 0].tolist()):
             if row in texts:

@@ -18,6 +18,7 @@ from bigramlib.instruction.tasks import Task
 from bigramlib.instruction.tuning_config import TuneConfig
 from bigramlib.instruction.tuning_loop import train
 from bigramlib.models.language_model import LanguageModel
+from bigramlib.models.locks import one_at_a_time
 from bigramlib.numeric import full_precision
 from bigramlib.saved_state import StateFile
 from bigramlib.store import check_writable, content_hash, locked, set_aside, store_folder
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 
 @torch.inference_mode(False)
 @full_precision()
+@one_at_a_time
 def instruction_tune(
     model: LanguageModel,
     tasks: Sequence[Task],

@@ -11,6 +11,7 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
+from bigramlib.models.locks import lock_of
 from bigramlib.store import content_hash, tensors_hash
 
 IRRELEVANT = frozenset({
@@ -59,10 +60,11 @@ class Identity:
     @property
     def weights_hash(self) -> str:
         """SHA-256 (hex) of all weights, taken again when they were changed in place."""
-        state = weights_state(self.hf)
-        if self._known is None or self._known[0] != state:
-            self._known = state, tensors_hash(dict(self.hf.named_parameters()))
-        return self._known[1]
+        with lock_of(self.hf):
+            state = weights_state(self.hf)
+            if self._known is None or self._known[0] != state:
+                self._known = state, tensors_hash(dict(self.hf.named_parameters()))
+            return self._known[1]
 
     @property
     def hash(self) -> str:

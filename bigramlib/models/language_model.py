@@ -20,6 +20,7 @@ from bigramlib.models.bridge import bridged
 from bigramlib.models.discovery import architecture_of
 from bigramlib.models.ends import Ends
 from bigramlib.models.identity import Identity, as_configured
+from bigramlib.models.locks import lock_of
 from bigramlib.models.logits import Readout
 from bigramlib.models.positions import Positions
 from bigramlib.models.sampling import Sampler
@@ -192,7 +193,7 @@ class LanguageModel:
         Args:
             weights: the other values by full parameter name.
         """
-        with self.identity.weights_replaced(), masking.replaced(dict(self.hf.named_parameters()), weights):
+        with lock_of(self.hf), self.identity.weights_replaced(), masking.replaced(dict(self.hf.named_parameters()), weights):
             yield
 
     def skipping(self, blocks: Iterable[str]) -> AbstractContextManager[None]:
@@ -274,8 +275,9 @@ class LanguageModel:
                 text_column=text_column,
             )
         seed = whole_number("seed", seed, least=0)
-        self.settle()
-        return self.sampler.corpus(self.hash, evaluation_share, seed)
+        with lock_of(self.hf):
+            self.settle()
+            return self.sampler.corpus(self.hash, evaluation_share, seed)
 
     def bridge(self) -> TransformerBridge:
         """A TransformerLens bridge around a copy of the model as it is now.

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from bigramlib.models.architectures import Architecture, held, holder, is_module
 from bigramlib.models.components import WRITING_COMPONENTS
 from bigramlib.models.discovery import decoder_of
+from bigramlib.models.locks import lock_of
 
 _RETURNS_OTHERWISE = ("gpt_neox_japanese", "openai-gpt")
 """Types whose attention module returns something else than the pair of what it writes and the attention weights."""
@@ -54,7 +55,8 @@ def hidden_states(
     """
     name, decoder = decoder_of(hf)
     inner = {parameter.removeprefix(f"{name}."): value for parameter, value in weights.items()}
-    return functional_call(decoder, inner, (ids,)).last_hidden_state
+    with lock_of(hf):
+        return functional_call(decoder, inner, (ids,)).last_hidden_state
 
 
 @contextmanager
@@ -103,14 +105,15 @@ def skipping(hf: PreTrainedModel, architecture: Architecture, blocks: Iterable[s
         else:
             forward = _silent(hf, architecture, writing)
             silent[module] = partial(_with_weights, forward) if held(writing) == ["o"] else forward
-    try:
-        for module, forward in silent.items():
-            module.forward = forward
-        with replaced(parameters, zeros):
-            yield
-    finally:
-        for module in silent:
-            module.__dict__.pop("forward", None)
+    with lock_of(hf):
+        try:
+            for module, forward in silent.items():
+                module.forward = forward
+            with replaced(parameters, zeros):
+                yield
+        finally:
+            for module in silent:
+                module.__dict__.pop("forward", None)
 
 
 def _adds_more(module: nn.Module, block: str, model_type: str) -> bool:

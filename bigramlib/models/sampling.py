@@ -11,6 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from bigramlib.models.locks import lock_of
 from bigramlib.models.positions import Positions
 from bigramlib.numeric import Number, full_precision
 from bigramlib.progress import tqdm
@@ -63,7 +64,8 @@ class Sampler:
         cache, new = None, ids
         found: list[Tensor] = []
         while len(found) < tokens and not ended.all():
-            output = self.hf(new, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            with lock_of(self.hf):
+                output = self.hf(new, past_key_values=cache, use_cache=True, logits_to_keep=1)
             cache = output.get("past_key_values")
             reached = output.logits[:, -1, : self.vocabulary_size].softmax(-1, dtype=torch.float64).cumsum(-1)
             place = reached[:, -1:] * torch.rand(len(ids), 1, generator=generator, device=ids.device, dtype=torch.float64)

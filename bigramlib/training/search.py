@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bigramlib.models.language_model import LanguageModel
+from bigramlib.models.locks import one_at_a_time
 from bigramlib.store import check_writable, content_hash, locked, set_aside, store_folder
 from bigramlib.subnetworks.subnetwork import Subnetwork
 from bigramlib.targets.target import Target
@@ -24,6 +25,7 @@ from bigramlib.version import __version__
 log = logging.getLogger(__name__)
 
 
+@one_at_a_time
 def find_subnetwork(
     model: LanguageModel,
     target: Target,
@@ -35,7 +37,7 @@ def find_subnetwork(
     The result is kept in the store under a key made of the model's weights, target, corpus and config. Asking again with the
     same four returns it; a run that was interrupted is continued to the same bits. A second process that asks meanwhile waits.
     A damaged file in the store is renamed and the run repeated. The model's own weights never change. A store that holds the
-    result need not be writable.
+    result need not be writable. Threads that search one model do it one after the other.
 
     Args:
         model: the frozen model.
