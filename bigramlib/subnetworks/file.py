@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,12 +71,29 @@ def read_file(path: str | Path) -> tuple[dict[str, Tensor], Architecture, dict, 
         ValueError: the file is truncated or altered, or not of this format.
         OSError, MemoryError: it cannot be read at the moment, which does not mean that it is damaged.
     """
+    with _file(path) as place:
+        return _checked(*safe_tensors(place, safe_open))
+
+
+def read_provenance(path: str | Path) -> dict:
+    """Read the provenance alone, from the beginning of a file; its masks are neither read nor checked.
+
+    Raises:
+        FileNotFoundError, ValueError, OSError, MemoryError: as `read_file` does.
+    """
+    with _file(path) as place, safe_open(place, framework="pt") as file:
+        return _checked_header(file.metadata() or {})["provenance"]
+
+
+@contextmanager
+def _file(path: str | Path) -> Iterator[Path]:
+    """Within the context a file is read; whatever shows that it is damaged becomes one sentence."""
     path = Path(path).expanduser()
     try:
         with reading(path):
             if not path.is_file():
                 raise FileNotFoundError(f"There is no subnetwork file {str(path)!r}.")
-            return _checked(*safe_tensors(path, safe_open))
+            yield path
     except DAMAGED as error:
         raise ValueError(
             f"{str(path)!r} is not a whole subnetwork file of this library ({error}); fetch or train it again."
@@ -89,19 +107,25 @@ def facts_hash(header: dict) -> str:
 
 def _checked(metadata: dict[str, str], tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], Architecture, dict, str]:
     """What a file holds, once all of it is as its header states; raises one of `DAMAGED` where it is not."""
-    header = json.loads(metadata["bigramlib"])
-    if header["format"] != FORMAT:
-        raise ValueError(f"its format is {header['format']!r}")
-    _check_claims(header)
+    header = _checked_header(metadata)
     masks = {name: _unpacked(name, tensors[name], shape) for name, shape in header["shapes"].items()}
     architecture = Architecture(**header["architecture"], shapes={name: tuple(mask.shape) for name, mask in masks.items()})
     _check_sizes(architecture)
     check_masks(masks, architecture)
     if masks_hash(masks) != header["hash"]:
         raise ValueError("its masks do not have the hash that it states")
+    return masks, architecture, header["provenance"], header["hash"]
+
+
+def _checked_header(metadata: dict[str, str]) -> dict:
+    """What a file states of its masks, if it can be true and has the hash that it states."""
+    header = json.loads(metadata["bigramlib"])
+    if header["format"] != FORMAT:
+        raise ValueError(f"its format is {header['format']!r}")
+    _check_claims(header)
     if header.get("facts_hash", facts_hash(header)) != facts_hash(header):
         raise ValueError("its provenance or architecture does not have the hash that it states")
-    return masks, architecture, header["provenance"], header["hash"]
+    return header
 
 
 def _unpacked(name: str, packed: Tensor, shape: list) -> Tensor:

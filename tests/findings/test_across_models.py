@@ -10,6 +10,7 @@ from safetensors.numpy import save_file
 from bigramlib import BigramTable, ModelTarget, SparsifyConfig, Subnetwork, find_subnetwork, load_model, randomly_initialized
 from bigramlib.analysis.controls import smallest_reaching
 from bigramlib.findings.across_models import judge, plot_models, survey, surveyed_names
+from bigramlib.store import store_folder
 
 
 @pytest.fixture
@@ -54,6 +55,38 @@ def test_models_and_their_bigram_subnetworks_are_found(on_disk):
     assert row["without it, nats"] == damage.rise["full - subnetwork"]
     assert row["without random, nats"] == damage.rise["full - random"]
     assert row["parameters"] == model.hf.num_parameters() and row["maskable"] == chosen.total
+
+
+def test_only_the_masks_that_are_shown_are_read(on_disk, monkeypatch):
+    name, source = on_disk
+    model = load_model(name)
+    train, _ = model.load_corpus(source, evaluation_share=0.08)
+    table = BigramTable.from_corpus(train)
+    short = {"batch_size": 2, "sequence_length": 16}
+    for steps, penalty in ((3, 1.0), (4, 1.0), (5, 1.0), (3, 2.0)):
+        find_subnetwork(model, table, train, SparsifyConfig(sparsity_penalty=penalty, steps=steps, **short))
+    find_subnetwork(model, ModelTarget(model), train, SparsifyConfig(sparsity_penalty=1.0, steps=3, **short))
+    read, load = [], Subnetwork.load
+    monkeypatch.setattr(Subnetwork, "load", lambda file: read.append(file) or load(file))
+    assert surveyed_names() == {name: source} and not read
+    assert [found.provenance["steps"] for found in survey(name, source).subnetworks.values()] == [5, 3]
+    assert len(read) == 2
+
+
+def test_a_damaged_mask_gives_way_to_the_next(on_disk, caplog):
+    name, source = on_disk
+    model = load_model(name)
+    train, _ = model.load_corpus(source, evaluation_share=0.08)
+    table = BigramTable.from_corpus(train)
+    for steps in (3, 4):
+        config = SparsifyConfig(sparsity_penalty=1.0, steps=steps, batch_size=2, sequence_length=16)
+        find_subnetwork(model, table, train, config)
+    best = next(file for file in store_folder("subnetworks").iterdir() if Subnetwork.load(file).provenance["steps"] == 4)
+    content = bytearray(best.read_bytes())
+    content[-1] ^= 255
+    best.write_bytes(content)
+    assert survey(name, source).subnetworks[1.0].provenance["steps"] == 3
+    assert "left out of the survey" in caplog.text
 
 
 def test_a_model_without_subnetworks_is_refused(on_disk):

@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from bigramlib import Subnetwork
+from bigramlib.subnetworks.file import read_provenance
 
 EARLIER = Path(__file__).parents[1] / "subnetworks.zip"
 
@@ -70,6 +71,19 @@ def test_a_foreign_header_is_refused(tmp_path, header):
     save_file({"a": torch.zeros(2)}, tmp_path / "foreign.safetensors", metadata={"bigramlib": header})
     with pytest.raises(ValueError, match="not a whole subnetwork file"):
         Subnetwork.load(tmp_path / "foreign.safetensors")
+
+
+def test_the_provenance_alone_is_read_without_the_masks(half, tmp_path):
+    half.save(tmp_path / "half.safetensors")
+    content = bytearray((tmp_path / "half.safetensors").read_bytes())
+    content[-1] ^= 255
+    (tmp_path / "damaged masks.safetensors").write_bytes(content)
+    assert read_provenance(tmp_path / "damaged masks.safetensors") == half.provenance
+    (tmp_path / "damaged facts.safetensors").write_bytes(bytes(content).replace(b"3.0", b"4.0"))
+    with pytest.raises(ValueError, match="is not a whole subnetwork file"):
+        read_provenance(tmp_path / "damaged facts.safetensors")
+    with pytest.raises(FileNotFoundError, match="There is no subnetwork file"):
+        read_provenance(tmp_path / "none.safetensors")
 
 
 def test_foreign_and_missing_files_are_refused(tmp_path):
