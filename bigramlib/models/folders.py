@@ -84,7 +84,7 @@ def read_config(folder: Path, name: str) -> PretrainedConfig:
         with quiet():
             architecture_of(without_weights(config))
     except Exception as error:
-        raise ValueError(f"The {CONFIG} of {name!r} cannot be used: {reason(error)}.") from error
+        raise ValueError(f"No model can be made of the {CONFIG} of {name!r}: {reason(error)}.") from error
     return config
 
 
