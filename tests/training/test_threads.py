@@ -16,7 +16,7 @@ SEEDS = range(6)
 
 @pytest.fixture
 def threads():
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         yield pool
 
 
