@@ -19,6 +19,7 @@ from benchmarks import memory, step
 from benchmarks.measuring import Figure, plain_name, save
 from benchmarks.training_steps import batch, mask_training, random_model, random_text
 from bigramlib import BigramTable, LanguageModel, SparsifyConfig, Subnetwork, TokenCorpus, evaluate, find_subnetwork, load_model
+from bigramlib.analysis.overlap import jaccard
 from bigramlib.training.loop import train
 from bigramlib.training.run import Run, SavedState
 
@@ -45,10 +46,10 @@ def agreement(model: LanguageModel, text: TokenCorpus) -> tuple[pd.DataFrame, li
         found["cuda", precision, 0] = _trained(model, table, text, replace(config, precision=precision))
     facts = ("device", "precision", "seed")
     rows = [
-        dict(zip(facts, place, strict=True)) | {"kept": one.kept, "jaccard": _jaccard(one, reference)}
+        dict(zip(facts, place, strict=True)) | {"kept": one.kept, "jaccard": jaccard(one, reference)}
         for place, one in found.items()
     ]
-    seeds = _jaccard(other, reference)
+    seeds = jaccard(other, reference)
     return pd.DataFrame(rows), [
         Figure("agreement", f"Jaccard of GPU and CPU / of two seeds, {row['precision']}", row["jaccard"] / seeds, at_least=1)
         for row in rows
@@ -131,11 +132,6 @@ def _trained(model: LanguageModel, table: BigramTable, text: TokenCorpus, config
     """What a search finds, without the store, which does not tell devices apart."""
     with tempfile.TemporaryDirectory() as folder:
         return train(model, table, text, config, Run(), None, SavedState(Path(folder) / "state"))
-
-
-def _jaccard(one: Subnetwork, other: Subnetwork) -> float:
-    """How much two subnetworks share: common weights over the weights of both."""
-    return (one & other).kept / (one | other).kept
 
 
 if __name__ == "__main__":
