@@ -114,6 +114,12 @@ class Architecture:
         return tuple(self.shapes)
 
     @cached_property
+    def decoder(self) -> str:
+        """The name of the module that takes token ids to last hidden states: it holds the stack of layers."""
+        stack = re.split(r"\.\d+\.", self.maskable[0])[0]
+        return stack.rpartition(".")[0]
+
+    @cached_property
     def components(self) -> tuple[Component, ...]:
         """Every component, layer by layer; together they cover each maskable weight exactly once."""
         found = []

@@ -184,7 +184,7 @@ class LanguageModel:
         """The last hidden state, after the final norm, optionally with some weights replaced (by full parameter name)."""
         if self.hf.training:
             self.hf.eval()
-        return masking.hidden_states(self.hf, self.prefixed(ids), weights or {})[:, len(self.prefix) :]
+        return masking.hidden_states(self.hf, self.architecture, self.prefixed(ids), weights or {})[:, len(self.prefix) :]
 
     @contextmanager
     def replaced(self, weights: Mapping[str, Tensor]) -> Iterator[None]:

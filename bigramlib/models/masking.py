@@ -14,7 +14,6 @@ from transformers import PreTrainedModel
 
 from bigramlib.models.architectures import Architecture, held, holder, is_module
 from bigramlib.models.components import WRITING_COMPONENTS
-from bigramlib.models.discovery import decoder_of
 from bigramlib.models.locks import lock_of
 
 _RETURNS_OTHERWISE = ("gpt_neox_japanese", "openai-gpt")
@@ -42,7 +41,7 @@ def maskable(hf: PreTrainedModel, architecture: Architecture, name: str) -> dict
 
 
 def hidden_states(
-    hf: PreTrainedModel, ids: Int[Tensor, "batch pos"], weights: Mapping[str, Tensor]
+    hf: PreTrainedModel, architecture: Architecture, ids: Int[Tensor, "batch pos"], weights: Mapping[str, Tensor]
 ) -> Float[Tensor, "batch pos d_model"]:
     """The last hidden states, after the final norm, of one pass in which some weights have other values.
 
@@ -50,11 +49,12 @@ def hidden_states(
 
     Args:
         hf: the model.
+        architecture: its layout.
         ids: token ids.
         weights: the other values by full parameter name; the rest are the model's own.
     """
-    name, decoder = decoder_of(hf)
-    inner = {parameter.removeprefix(f"{name}."): value for parameter, value in weights.items()}
+    decoder = hf.get_submodule(architecture.decoder)
+    inner = {parameter.removeprefix(f"{architecture.decoder}."): value for parameter, value in weights.items()}
     with lock_of(hf):
         return functional_call(decoder, inner, (ids,)).last_hidden_state
 
