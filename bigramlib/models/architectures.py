@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 
 import numpy as np
@@ -106,7 +106,7 @@ class Architecture:
     @property
     def facts(self) -> dict[str, str | int]:
         """All but the shapes, by name."""
-        return {name: value for name, value in vars(self).items() if isinstance(value, str | int)}
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "shapes"}
 
     @property
     def maskable(self) -> tuple[str, ...]:
