@@ -33,5 +33,5 @@ clean:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "make: $(PYTHON) is older than 3.11; name a newer one with PYTHON=."; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[lora,notebooks,test]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[cluster,lora,notebooks,test]'
 	@touch $@
