@@ -12,7 +12,7 @@ import socket
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -187,3 +187,24 @@ def said(error: OSError | MemoryError, sentence: str) -> OSError | MemoryError:
     again = kind(sentence)
     again.errno = error.errno
     return again
+
+
+def located(value: str, known: Collection[str]) -> str:
+    """Make the path of a model or corpus absolute, since notebooks and workers have another working directory.
+
+    Names that are not existing paths are returned unchanged. So are known names, even if there is a folder with that name.
+    """
+    if value.partition("@")[0] in known:
+        return value
+    scheme, dataset = ("hf:", value.removeprefix("hf:")) if value.startswith("hf:") else ("", value)
+    if scheme and not exists(dataset):
+        path, colon, rest = dataset.partition(":")
+    else:
+        path, colon, rest = dataset, "", ""
+    path = os.path.expanduser(path)  # noqa: PTH111 (an unknown ~user is no error)
+    return f"{scheme}{Path(path).absolute() if exists(path) else path}{colon}{rest}"
+
+
+def exists(path: str) -> bool:
+    """Whether a file or folder exists; False also for texts that cannot be the name of a file."""
+    return os.path.exists(path)  # noqa: PTH110 (Path.exists raises OSError for long names)

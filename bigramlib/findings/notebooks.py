@@ -8,10 +8,10 @@ import shlex
 import shutil
 import sys
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-from bigramlib.disk import written_whole
+from bigramlib.disk import located, written_whole
 from bigramlib.findings.parameters import PARAMETERS
 from bigramlib.findings.style import figure_folder
 from bigramlib.instruction.tuning import FORMAT as TUNED_FORMAT
@@ -109,27 +109,6 @@ def settings(file: Path) -> dict[str, object]:
     if not isinstance(found, dict | None):
         raise ValueError(f"{str(file)!r} holds a {type(found).__name__}; write one `name: value` a line.")
     return found or {}
-
-
-def located(value: str, known: Collection[str]) -> str:
-    """Make the path of a model or corpus absolute, since notebooks are executed in another working directory.
-
-    Names that are not existing paths are returned unchanged. So are known names, even if there is a folder with that name.
-    """
-    if value.partition("@")[0] in known:
-        return value
-    scheme, dataset = ("hf:", value.removeprefix("hf:")) if value.startswith("hf:") else ("", value)
-    if scheme and not exists(dataset):
-        path, colon, rest = dataset.partition(":")
-    else:
-        path, colon, rest = dataset, "", ""
-    path = os.path.expanduser(path)  # noqa: PTH111 (an unknown ~user is no error)
-    return f"{scheme}{Path(path).absolute() if exists(path) else path}{colon}{rest}"
-
-
-def exists(path: str) -> bool:
-    """Whether a file or folder exists; False also for texts that cannot be the name of a file."""
-    return os.path.exists(path)  # noqa: PTH110 (Path.exists raises OSError for long names)
 
 
 def check_values(model: str, corpus: str, device: str, numbers: list[str], text_column: str = "text") -> None:

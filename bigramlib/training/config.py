@@ -112,18 +112,37 @@ class SparsifyConfig:
 
     @classmethod
     def suited(cls, model: LanguageModel, target: Target, sparsity_penalty: Real = 10.0, seed: Whole = 0) -> SparsifyConfig:
-        """The shortest schedule known to find good subnetworks in a model of this size, for this target.
+        """The shortest schedule known to find good subnetworks in a model of this size, for this target (see `suited_to`)."""
+        maskable = sum(weight.numel() for weight in model.maskable.values())
+        return cls.suited_to(maskable, target.reads_context, model.device, sparsity_penalty, seed)
+
+    @classmethod
+    def suited_to(
+        cls,
+        maskable: int,
+        reads_context: bool,
+        device: torch.device,
+        sparsity_penalty: Real = 10.0,
+        seed: Whole = 0,
+    ) -> SparsifyConfig:
+        """What `suited` chooses, for a model that need not be loaded.
 
         A target that reads the context is learnt from running text, a bigram table from i.i.d. tokens. Models above
         `SMALL_MODEL` maskable weights are computed in `fast_precision` and take more steps of fewer tokens, at a higher rate,
         with beta growing slowly. Above `LARGE_MODEL` only the MLPs of the first eight layers are searched for a bigram table:
         that attention and later layers keep nothing is imposed there, not found.
+
+        Args:
+            maskable: the number of maskable weights of the model.
+            reads_context: `Target.reads_context`.
+            device: where it is searched.
+            sparsity_penalty: lambda.
+            seed: of the batches.
         """
-        maskable = sum(weight.numel() for weight in model.maskable.values())
         chosen = cls(sparsity_penalty=sparsity_penalty, seed=seed)
         if maskable > SMALL_MODEL:
-            chosen = replace(chosen, precision=fast_precision(model.device))
-        if target.reads_context:
+            chosen = replace(chosen, precision=fast_precision(device))
+        if reads_context:
             return replace(chosen, flattening=None)
         if maskable > SMALL_MODEL:
             chosen = replace(chosen, steps=600, batch_size=2, learning_rate=3e-2, final_beta=100.0)
