@@ -152,6 +152,16 @@ def documents():
 
 
 @pytest.fixture
+def in_folders(tokenizer, documents, tmp_path):
+    """The paths of a tiny model and of a text."""
+    folder, text = tmp_path / "model", tmp_path / "text.txt"
+    build("gpt_neox", tokenizer).hf.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    text.write_text("\n".join(documents))
+    return folder, text
+
+
+@pytest.fixture
 def study(model, documents):
     return Study(model, documents)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from bigramlib.progress import tqdm
 from bigramlib.store import check_writable, store_folder, store_root
@@ -23,6 +23,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+@runtime_checkable
 class Executor(Protocol):
     """What runs searches, as concurrent.futures, Dask (`client.get_executor()`), submitit, mpi4py and Parsl have it."""
 
@@ -52,7 +53,7 @@ def on_each(
     items = list(dict.fromkeys(items))
     results: dict[Item, Result] = {}
     errors: list[Exception] = []
-    calls = _here(function, items) if executor is None else _elsewhere(function, items, executor)
+    calls = here(function, items) if executor is None else elsewhere(function, items, executor)
     with closing(calls), tqdm(total=len(items), desc=described, unit="") as progress:
         for item, result in calls:
             try:
@@ -65,15 +66,15 @@ def on_each(
     return {item: results[item] for item in items}
 
 
-def _here(function: Callable[[Item], Result], items: Iterable[Item]) -> Generator[tuple[Item, Callable[[], Result]]]:
+def here(function: Callable[[Item], Result], items: Iterable[Item]) -> Generator[tuple[Item, Callable[[], Result]], None, None]:
     """Items, each with the call that gives its result."""
     for item in items:
         yield item, partial(function, item)
 
 
-def _elsewhere(
+def elsewhere(
     function: Callable[[Item], Result], items: Iterable[Item], executor: Executor
-) -> Generator[tuple[Item, Callable[[], Result]]]:
+) -> Generator[tuple[Item, Callable[[], Result]], None, None]:
     """Items, each with what gives its result, those that end first first; when it is closed early, the rest is cancelled."""
     check_writable(store_folder(MARKS))
     with tempfile.NamedTemporaryFile(dir=store_folder(MARKS)) as mark:

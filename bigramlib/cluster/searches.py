@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Any, Literal, get_args
+from typing import Any
 
 from bigramlib.cluster.executors import Executor, on_each
 from bigramlib.disk import located
@@ -22,9 +22,7 @@ from bigramlib.text.sources import SELF
 from bigramlib.training.config import SparsifyConfig
 from bigramlib.training.search import find_subnetwork
 
-TargetName = Literal["bigram", "unigram", "model"]
-ControlName = Literal["", "random", "random, trained embeddings"]
-CHOICES = {"target": get_args(TargetName), "control": get_args(ControlName)}
+CHOICES = {"target": ("bigram", "unigram", "model"), "control": ("", "random", "random, trained embeddings")}
 _ONE_AT_A_TIME = threading.RLock()
 """Threads of one process share its cores and what it has loaded, so they search one after another."""
 
@@ -49,8 +47,8 @@ class Search:
     model: str
     corpus: str
     config: SparsifyConfig
-    target: TargetName = "bigram"
-    control: ControlName = ""
+    target: str = "bigram"
+    control: str = ""
     control_seed: int = 0
     text_model: str = ""
     device: str = "cpu"

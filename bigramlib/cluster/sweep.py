@@ -12,8 +12,9 @@ import torch
 
 from bigramlib.analysis.evaluate import MAX_TOKENS, evaluate
 from bigramlib.cluster.executors import Executor, on_each
-from bigramlib.cluster.searches import ControlName, Search, TargetName
+from bigramlib.cluster.searches import Search
 from bigramlib.models.loading import checkpoint_names, load_model
+from bigramlib.numeric import Number
 from bigramlib.text.sources import check_source
 from bigramlib.training.config import SparsifyConfig
 
@@ -24,12 +25,12 @@ ALL = "all"
 def grid(
     models: Sequence[str],
     corpora: Sequence[str] = ("sotu",),
-    penalties: Sequence[float] = (10,),
-    seeds: Sequence[int] = (0,),
+    penalties: Sequence[Number] = (10,),
+    seeds: Sequence[Number] = (0,),
     *,
     checkpoints: Sequence[str] = (),
-    targets: Sequence[TargetName] = ("bigram",),
-    controls: Sequence[ControlName] = ("",),
+    targets: Sequence[str] = ("bigram",),
+    controls: Sequence[str] = ("",),
     device: str = "cpu",
     text_column: str = "text",
     settings: Mapping[str, Any] | None = None,
