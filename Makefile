@@ -1,15 +1,16 @@
 # make reproduce   the notebooks on MODEL: figures/<model>/, a table of claims     make test   ruff, mypy, pytest, strict nbval
 # make lab         JupyterLab on notebooks/                                        make pretrain   train mini again (00)
 # make notebooks   execute the notebooks as they are committed                     make bench   what everything costs, measured
-# make clean       remove this checkout's .store and .executed; no mask else        make gpu-check  what a GPU finds and costs
+# make sweep       a grid of searches, SWEEP=sweep.yaml: a table                  make gpu-check  what a GPU finds and costs
+# make clean       remove this checkout's .store and .executed; no mask else
 BENCHMARKS ?= step memory counting residual_pass overlap growth steps_to_quality
 PYTHON ?= python3
 BIN := .venv/bin
 # What a user gives reaches the environment as it was typed: neither make nor the shell reads a $ or a quote in it.
-GIVEN := MODEL CORPUS TEXT_COLUMN DEVICE NOTEBOOKS BIGRAMLIB_STORE
+GIVEN := MODEL CORPUS TEXT_COLUMN DEVICE NOTEBOOKS SWEEP SCHEDULER PROCESSES BIGRAMLIB_STORE
 $(foreach name,$(GIVEN),$(if $(filter command,$(origin $(name))),$(eval override export $(name) := $$(value $(name)))))
-.PHONY: reproduce test lab pretrain notebooks bench gpu-check clean
-reproduce pretrain notebooks: .venv/ready
+.PHONY: reproduce sweep test lab pretrain notebooks bench gpu-check clean
+reproduce sweep pretrain notebooks: .venv/ready
 	@HF_HUB_DISABLE_TELEMETRY=1 $(BIN)/python -m bigramlib $@
 test: .venv/ready
 	$(BIN)/ruff check .

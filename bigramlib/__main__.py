@@ -1,6 +1,6 @@
 """The commands behind `make`, from the root of a checkout: `python -m bigramlib reproduce | pretrain | notebooks | tidy`.
 
-`python -m bigramlib architectures` works anywhere.
+`python -m bigramlib sweep` and `python -m bigramlib architectures` work anywhere.
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ import signal
 import sys
 from pathlib import Path
 
-from bigramlib.findings.notebooks import NotebookError, execute_committed, pretrain, reproduce, tidy
+from bigramlib.findings.notebooks import NotebookError, execute_committed, pretrain, tidy
+from bigramlib.findings.reproduction import reproduce
 from bigramlib.findings.style import figure_folder
 from bigramlib.findings.summary import claims_table
+from bigramlib.findings.sweeps import sweep
 from bigramlib.models.every_architecture import architectures_table
+from bigramlib.numeric import whole_number
 
 DEFAULTS = {
     "MODEL": None,
@@ -22,14 +25,23 @@ DEFAULTS = {
     "TEXT_COLUMN": "text",
     "DEVICE": "cpu",
     "NOTEBOOKS": "01 02 03 04 05 06 07 08 09 11 12 13",
+    "SWEEP": "sweep.yaml",
+    "SCHEDULER": "",
+    "PROCESSES": "",
 }
-"""The environment variables, which are make's variables too, that stand for options of `reproduce` not given.
+"""The environment variables, which are make's variables too, that stand for options not given.
 
 Without a model, each notebook is executed on its own.
 """
 
+EVERYWHERE = ("SCHEDULER", "PROCESSES")
+"""Options of `reproduce` and `sweep`."""
+SAID = {"MODEL": "the own one of each", "SCHEDULER": "this machine", "PROCESSES": "one for each core"}
+"""What is used where nothing is given and there is no default."""
+
 AFTER_INTERRUPTION = {
     "reproduce": "what was trained so far is in the store",
+    "sweep": "what was trained so far is in the store",
     "notebooks": "what was trained so far is in the store",
     "pretrain": "mini is incomplete: run it again, or get back what was there by git checkout bigramlib/models/assets",
 }
@@ -40,10 +52,15 @@ def main() -> None:
     options = command_line().parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends notebooks with their kernels, as Ctrl-C does
     try:
+        if options.command in ("reproduce", "sweep"):
+            processes = whole_number("PROCESSES", options.processes, least=1) if options.processes else None
         if options.command == "reproduce":
             numbers = options.notebooks.split()
-            for model in reproduce(options.model, options.corpus, options.text_column, options.device, numbers):
+            given = (options.model, options.corpus, options.text_column, options.device, numbers)
+            for model in reproduce(*given, options.scheduler, processes):
                 sys.stdout.write(format_claims(model))
+        elif options.command == "sweep":
+            sys.stdout.write(f"{sweep(Path(options.sweep), options.scheduler, processes)}\n")
         elif options.command == "pretrain":
             pretrain()
         elif options.command == "notebooks":
@@ -55,8 +72,12 @@ def main() -> None:
                 tidy(path)
     except (ValueError, OSError, ArithmeticError, MemoryError, NotebookError) as error:
         sys.exit(f"make: {error}")
+    except ExceptionGroup as group:
+        for failure in group.exceptions[1:]:
+            sys.stderr.write("\n".join([str(failure), *getattr(failure, "__notes__", []), ""]))
+        sys.exit(f"make: {group.message}.")
     except ModuleNotFoundError as error:
-        sys.exit(f"make: {error.name} is missing; it comes with pip install '.[notebooks,test]'.")
+        sys.exit(f"make: {error.name} is missing; it comes with pip install '.[cluster,notebooks,test]'.")
     except KeyboardInterrupt:
         sys.exit(f"make: interrupted; {AFTER_INTERRUPTION.get(options.command, 'run it again')}.")
 
@@ -66,11 +87,13 @@ def command_line() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bigramlib", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     reproduced = commands.add_parser("reproduce", help="execute notebooks on a model, then print the claims checked on it")
+    swept = commands.add_parser(
+        "sweep", help="find the subnetworks of a grid, then print and keep a table of what they are like"
+    )
     for name, default in DEFAULTS.items():
-        option = f"--{name.lower().replace('_', '-')}"
-        reproduced.add_argument(
-            option, default=os.environ.get(name, default), help=f"else ${name}, else {default or 'the own one of each'}"
-        )
+        option, said = f"--{name.lower().replace('_', '-')}", f"else ${name}, else {default or SAID[name]}"
+        for command in (swept,) if name == "SWEEP" else (reproduced, swept) if name in EVERYWHERE else (reproduced,):
+            command.add_argument(option, default=os.environ.get(name, default), help=said)
     commands.add_parser("pretrain", help="train mini again from nothing")
     commands.add_parser("notebooks", help="execute the notebooks as they are committed, and keep their outputs")
     commands.add_parser("architectures", help="print which types of models can be used, each tried on a tiny one (a minute)")

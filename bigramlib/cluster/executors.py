@@ -53,6 +53,8 @@ def on_each(
     items = list(dict.fromkeys(items))
     results: dict[Item, Result] = {}
     errors: list[Exception] = []
+    if not items:
+        return {}
     calls = here(function, items) if executor is None else elsewhere(function, items, executor)
     with closing(calls), tqdm(total=len(items), desc=described, unit="") as progress:
         for item, result in calls:

@@ -99,6 +99,11 @@ class Subject:
     train: TokenCorpus
     held_out: TokenCorpus
 
+    @property
+    def weights(self) -> int:
+        """The number of maskable weights."""
+        return sum(weight.numel() for weight in self.model.maskable.values())
+
 
 @lru_cache(maxsize=1)
 def _loaded(

@@ -18,8 +18,10 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_
 
 
 @contextmanager
-def workers(scheduler: str = "", processes: int | None = None, device: str = "cpu", weights: int = 0) -> Iterator[Executor]:
-    """Within the context, an executor for `find_subnetworks`.
+def workers(
+    scheduler: str = "", processes: int | None = None, device: str = "cpu", weights: int = 0
+) -> Iterator[Executor | None]:
+    """Within the context, an executor for `find_subnetworks`; None, which stands for this very process, if one is enough.
 
     Its processes have one thread each: results depend on the number of threads in their last bits, and two processes of one
     thread are faster than one of two.
@@ -35,15 +37,18 @@ def workers(scheduler: str = "", processes: int | None = None, device: str = "cp
         ConnectionError: no scheduler answers at that address, or it has no workers.
         ModuleNotFoundError: Dask is not installed; it comes with the extra "cluster".
     """
-    import dask
-    from distributed import Client, LocalCluster
-
     if scheduler:
         with _connected(scheduler) as client:
             yield client.get_executor(retries=RETRIES)
         return
-    logging.getLogger("distributed").setLevel(logging.ERROR)
     count = processes or (1 if device != "cpu" else suited_processes(weights))
+    if count == 1:
+        yield None
+        return
+    import dask
+    from distributed import Client, LocalCluster
+
+    logging.getLogger("distributed").setLevel(logging.ERROR)
     # Dask would have its workers give memory back to the system at every chance, which costs a third of their time.
     with (
         dask.config.set({"distributed.nanny.pre-spawn-environ": ONE_THREAD}),

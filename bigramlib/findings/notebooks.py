@@ -1,37 +1,23 @@
-"""Execute the numbered notebooks: for any model, with their committed parameters, or notebook 00 to train mini again."""
+"""Execute the numbered notebooks: one with given parameters, all as they are committed, or 00 to train mini again."""
 
 from __future__ import annotations
 
 import logging
 import os
-import shlex
 import shutil
 import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from bigramlib.disk import located, written_whole
-from bigramlib.findings.parameters import PARAMETERS
-from bigramlib.findings.style import figure_folder
+from bigramlib.disk import written_whole
 from bigramlib.instruction.tuning import FORMAT as TUNED_FORMAT
-from bigramlib.models.loading import EMBEDDED, WORLD_BASES, load_model
-from bigramlib.models.packages import PACKAGED
-from bigramlib.store import store_root
 from bigramlib.tensor_file import read_tensors
 
 NOTEBOOKS = Path("notebooks")
 EXECUTED = Path(".executed")
 OWN_STORE = EXECUTED / "store"
 MASKS = Path("tests/subnetworks.zip")
-CORPORA = ("sotu", "self")
-MODEL = "mini"
-OWN_MODELS = {"11": "world-a0", "13": "world-a0"}
-"""What notebooks are executed on where no model is given: `MODEL`, but those that ask for tasks and not for text."""
-WORLD_ALONE = "13"
-"""The notebook that needs models whose pretraining is known."""
-PATHS = {"tasks", "instruct", "partner"}
-"""Parameters in settings that may be paths; relative ones start from the root of the checkout."""
 SURVEY = "10"
 """The notebook that shows whatever models the user's store holds."""
 HEADLESS = {
@@ -45,82 +31,6 @@ HEADLESS = {
 
 class NotebookError(Exception):
     """The execution of a notebook failed before its last cell."""
-
-
-def reproduce(model: str | None, corpus: str, text_column: str, device: str, numbers: list[str]) -> list[str]:
-    """Execute notebooks on a model; figures go to figures/<model>/, executed notebooks to .executed/<model>/.
-
-    All functions of this file must be called in the root of a source checkout. Parameters that a model needs instead of the
-    notebooks' defaults are read from notebooks/settings/MODEL/NN.yaml.
-
-    Args:
-        model: a name for `load_model`; relative paths start from the working directory. None stands for each notebook's own.
-        corpus: a source for `load_corpus`; relative paths start from the working directory.
-        text_column: the column or key of the corpus that holds the text.
-        device: a device of PyTorch, such as "cuda".
-        numbers: the first two digits of the name of each notebook, in the order of execution.
-
-    Returns:
-        The model names that were given to the notebooks; a path is absolute.
-
-    Raises:
-        ValueError: a value cannot be used; no notebook was executed.
-        NotebookError: a notebook failed; the notebooks after it were not executed.
-    """
-    corpus = located(corpus, CORPORA)
-    typed = {number: model_for(number, model) for number in numbers}
-    models = {number: located(name, {*EMBEDDED, *PACKAGED}) for number, name in typed.items()}
-    for name in dict.fromkeys(models.values() or [MODEL]):
-        check_values(name, corpus, device, numbers, text_column)
-    own = {number: settings(Path(f"{NOTEBOOKS}/settings/{typed[number]}/{number}.yaml")) for number in numbers}
-    store = store_root()
-    if Path(".store/reproduce").is_dir():
-        say(f"make: masks of an earlier version: cp -Rn .store/reproduce/. {shlex.quote(str(store))} keeps them")
-    for number in numbers:
-        say(f"== notebook {number} on {typed[number]}")
-        given = {"model": models[number], "device": device, "figures": str(Path("figures").absolute())}
-        if number not in OWN_MODELS:
-            given |= {"corpus": corpus, "text_column": text_column}
-        paths = {name: located(str(own[number][name]), {*EMBEDDED, *PACKAGED}) for name in PATHS & own[number].keys()}
-        output = Path(f"{figure_folder(models[number], EXECUTED)}/{number}.ipynb")
-        execute(numbered(number), output, store, own[number] | paths | given)
-    return list(dict.fromkeys(models.values()))
-
-
-def model_for(number: str, given: str | None) -> str:
-    """What a notebook is executed on: the given model, or its own one if none is given or it is about the small world alone."""
-    stays = number == WORLD_ALONE and given not in WORLD_BASES
-    return OWN_MODELS.get(number, MODEL) if given is None or stays else given
-
-
-def settings(file: Path) -> dict[str, object]:
-    """A model's own parameters of a notebook; none where there is no such file, or nothing in it.
-
-    Raises:
-        ValueError: the file is no YAML, or holds something else than names with values.
-    """
-    import yaml  # it comes with papermill
-
-    try:
-        found = yaml.safe_load(file.read_text()) if file.is_file() else None
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{str(file)!r} is not YAML ({reason}); write one `name: value` a line.") from None
-    if not isinstance(found, dict | None):
-        raise ValueError(f"{str(file)!r} holds a {type(found).__name__}; write one `name: value` a line.")
-    return found or {}
-
-
-def check_values(model: str, corpus: str, device: str, numbers: list[str], text_column: str = "text") -> None:
-    """Raise ValueError if a value cannot be used; the message names the value and what to do."""
-    known = sorted(path.stem[:2] for path in NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
-    for number in numbers or [""]:
-        if number not in known:
-            raise ValueError(f"NOTEBOOKS has {number!r}; choose from {' '.join(known)}.")
-    values = {"MODEL": model, "CORPUS": corpus, "DEVICE": device, "TEXT_COLUMN": text_column}
-    for name, value in values.items():
-        PARAMETERS[name.lower()](name, value)
-    load_model(model)
 
 
 def numbered(number: str) -> Path:
@@ -168,14 +78,15 @@ def kept(store: Path) -> list[Path]:
     return [store / "subnetworks", *sorted((store / "subnetworks").iterdir()), *adapters]
 
 
-def execute(notebook: Path, output: Path, store: Path, parameters: Mapping[str, object]) -> None:
-    """Execute a notebook with the folder of the notebooks as its working directory, and save it even if it fails.
+def execute(notebook: Path, output: Path, store: Path, parameters: Mapping[str, object], folder: Path = NOTEBOOKS) -> None:
+    """Execute a notebook, and save it even if it fails.
 
     Args:
         notebook: its path.
         output: the path to save the executed notebook to.
         store: the folder of the store to use.
         parameters: values that replace the notebook's own, by name.
+        folder: its working directory.
 
     Raises:
         NotebookError: the notebook failed before its last cell.
@@ -183,13 +94,13 @@ def execute(notebook: Path, output: Path, store: Path, parameters: Mapping[str, 
     import papermill  # it comes with the extra "notebooks", which nothing else here needs
     from nbclient.exceptions import DeadKernelError
 
-    logging.basicConfig(format="%(message)s")
+    logging.basicConfig(format=f"[{notebook.stem[:2]}] %(message)s", force=True)
     logging.getLogger("papermill").setLevel(logging.INFO)
     os.environ.update(HEADLESS | {"BIGRAMLIB_STORE": str(store.absolute())})
     output.parent.mkdir(parents=True, exist_ok=True)
     try:
         papermill.execute_notebook(
-            notebook, output, parameters, kernel_name="python3", cwd=NOTEBOOKS, progress_bar=False, log_output=True
+            notebook, output, parameters, kernel_name="python3", cwd=folder, progress_bar=False, log_output=True
         )
     except papermill.PapermillExecutionError as error:
         raise NotebookError(f"{error}notebook {notebook.name} failed ({error.ename}: {error.evalue}); see {output}") from error

@@ -42,6 +42,24 @@ def checked(given: Mapping[str, object]) -> dict[str, Any]:
     return values
 
 
+def read_parameters(file: Path) -> dict[str, object]:
+    """Parameters from a YAML file; none where there is no such file, or nothing in it.
+
+    Raises:
+        ValueError: the file is no YAML, or holds something else than names with values.
+    """
+    import yaml  # it comes with papermill
+
+    try:
+        found = yaml.safe_load(file.read_text()) if file.is_file() else None
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{str(file)!r} is not YAML ({reason}); write one `name: value` a line.") from None
+    if not isinstance(found, dict | None):
+        raise ValueError(f"{str(file)!r} holds a {type(found).__name__}; write one `name: value` a line.")
+    return found or {}
+
+
 def _text(name: str, value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, str | Path | int) or not str(value).strip():
         raise ValueError(f"{name} is {value!r}; give a name or a text.")
@@ -128,6 +146,12 @@ PARAMETERS: dict[str, Rule] = {
     "items": _number(2, whole=True),
     "shots": _number(1, whole=True),
     "corpus": _source,
+    "corpora": _list(_source),
+    "checkpoints": _list(_text, empty=True),
+    "targets": _list(_text),
+    "controls": _list(_optional),
+    "scheduler": _optional,
+    "processes": _count,
     "text_column": _text,
     "device": _device,
     "figures": _folder,

@@ -15,7 +15,9 @@ import yaml
 from conftest import build
 
 from bigramlib.__main__ import DEFAULTS, main
-from bigramlib.findings.notebooks import HEADLESS, check_values, copy_with_figures, kept, located, tidy
+from bigramlib.disk import located
+from bigramlib.findings.notebooks import HEADLESS, copy_with_figures, kept, tidy
+from bigramlib.findings.reproduction import check_values
 from bigramlib.instruction.tasks import Task
 from bigramlib.instruction.tuning import TuneConfig, instruction_tune
 from bigramlib.store import store_root
@@ -44,6 +46,7 @@ def checkout(tmp_path, monkeypatch):
         monkeypatch.setenv(name, "1")
     for name in DEFAULTS:
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PROCESSES", "1")
     handler = signal.getsignal(signal.SIGTERM)
     yield root
     signal.signal(signal.SIGTERM, handler)
@@ -109,18 +112,18 @@ def test_a_folder_called_like_a_known_model_or_corpus_is_not_taken_for_it(execut
     assert (executed["01"]["model"], executed["01"]["corpus"]) == ("mini", "sotu")
 
 
-def test_values_reach_every_notebook_in_order_from_options_or_the_environment(executed, checkout, monkeypatch, capfd):
+def test_values_reach_every_notebook_from_options_or_the_environment(executed, checkout, monkeypatch, capfd):
     (checkout / "my text.txt").write_text("text")
     monkeypatch.setenv("TEXT_COLUMN", 'the "text" of $it')
     run(monkeypatch, "reproduce", "--corpus=my text.txt", "--notebooks=02 01")
-    assert list(executed) == ["02", "01"]
+    assert list(executed) == ["01", "02"]  # the first figure comes first
     for given in executed.values():
         assert given["model"] == "mini" and given["corpus"] == f"{checkout}/my text.txt"
         assert given["text_column"] == 'the "text" of $it' and given["device"] == "cpu"
-        assert given["figures"] == f"{checkout}/figures" and given["cwd"] == Path("notebooks")
-    assert executed["01"]["output"] == Path(".executed/mini/01.ipynb")
+        assert given["figures"] == f"{checkout}/figures" and given["cwd"] == checkout / "notebooks"
+    assert executed["01"]["output"] == checkout / ".executed/mini/01.ipynb"
     lines = capfd.readouterr().out.splitlines()
-    assert lines == ["== notebook 02 on mini", "== notebook 01 on mini", "Claims checked on mini (0 of 0 hold):"]
+    assert lines == ["== notebook 01 on mini", "== notebook 02 on mini", "Claims checked on mini (0 of 0 hold):"]
 
 
 def test_without_a_model_each_notebook_has_its_own_and_13_stays_with_the_small_world(executed, checkout, monkeypatch, capfd):
@@ -177,7 +180,7 @@ def test_weights_that_are_no_numbers_and_too_little_memory_end_in_a_sentence(che
     def fail(*_):
         raise error("It is said.")
 
-    monkeypatch.setattr("bigramlib.findings.notebooks.load_model", fail)
+    monkeypatch.setattr("bigramlib.findings.reproduction.load_model", fail)
     with pytest.raises(SystemExit, match=r"make: It is said\."):
         run(monkeypatch, "reproduce", "--notebooks=01")
 
@@ -226,17 +229,16 @@ def test_a_refused_value_executes_nothing_and_leaves_nothing(executed, checkout,
     assert not executed and sorted(checkout.rglob("*")) == before
 
 
-def test_a_failing_notebook_ends_the_run_and_is_named_with_its_error(checkout, monkeypatch, capfd):
+def test_a_failing_notebook_is_named_with_its_error_and_the_others_are_executed(checkout, monkeypatch, capfd):
     write_notebook(checkout / "notebooks/01_a.ipynb", "raise ValueError('There is no tea.')")
-    with pytest.raises(
-        SystemExit, match=r"notebook 01_a.ipynb failed \(ValueError: There is no tea.\); see .executed/mini/01.ipynb$"
-    ):
+    failed = r"notebook 01_a.ipynb failed \(ValueError: There is no tea.\); see .*/.executed/mini/01.ipynb\)\.$"
+    with pytest.raises(SystemExit, match=r"^make: 1 of 2 tasks failed; ask again to go on(.|\n)*" + failed):
         run(monkeypatch, "reproduce", "--notebooks=01 02")
     outputs = [
         cell.outputs for cell in nbformat.read(".executed/mini/01.ipynb", as_version=4).cells if cell.cell_type == "code"
     ]
     assert outputs[-1][0].evalue == "There is no tea."
-    assert "Claims" not in capfd.readouterr().out and not Path(".executed/mini/02.ipynb").exists()
+    assert "Claims" not in capfd.readouterr().out and Path(".executed/mini/02.ipynb").exists()
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])

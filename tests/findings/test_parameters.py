@@ -7,8 +7,8 @@ import torch
 import yaml
 from test_project import NOTEBOOKS, SETTINGS
 
-from bigramlib.findings.notebooks import OWN_MODELS
 from bigramlib.findings.parameters import PARAMETERS, checked
+from bigramlib.findings.reproduction import OWN_MODELS
 
 
 def defaults(path) -> dict:

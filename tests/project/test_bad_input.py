@@ -24,7 +24,7 @@ from bigramlib.analysis.circuits import part
 from bigramlib.analysis.lenses import lens_report, ridge_maps
 from bigramlib.analysis.overlap import overlap_test
 from bigramlib.analysis.residual import ResidualMoments
-from bigramlib.findings.notebooks import check_values
+from bigramlib.findings.reproduction import check_values
 from bigramlib.subnetworks.published import load_published
 from bigramlib.text.sources import read_documents
 

@@ -1,0 +1,217 @@
+"""`make reproduce`: the masks of all notebooks, then the notebooks, side by side where none needs another."""
+
+from __future__ import annotations
+
+import ast
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bigramlib.cluster.executors import on_each
+from bigramlib.cluster.searches import Search
+from bigramlib.cluster.sweep import ALL, grid
+from bigramlib.cluster.workers import workers
+from bigramlib.disk import located
+from bigramlib.findings.notebooks import EXECUTED, NOTEBOOKS, execute, numbered, say
+from bigramlib.findings.parameters import PARAMETERS, checked, read_parameters
+from bigramlib.findings.style import figure_folder
+from bigramlib.models.loading import EMBEDDED, WORLD_BASES, load_model
+from bigramlib.models.packages import PACKAGED
+from bigramlib.store import store_root
+
+CORPORA = ("sotu", "self")
+MODEL = "mini"
+OWN_MODELS = {"11": "world-a0", "13": "world-a0"}
+"""What notebooks are executed on where no model is given: `MODEL`, but those that ask for tasks and not for text."""
+WORLD_ALONE = "13"
+"""The notebook that needs models whose pretraining is known."""
+PATHS = {"tasks", "instruct", "partner"}
+"""Parameters in settings that may be paths; relative ones start from the root of the checkout."""
+BEGINS, ENDS = "01", "09"
+"""The notebook with the first figure, which needs no masks, and the one that sums the others up."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """A notebook to be executed; see `execute`."""
+
+    notebook: Path
+    output: Path
+    store: Path
+    parameters: dict[str, object] = field(hash=False)
+
+    def run(self) -> None:
+        """Execute it, wherever this is called."""
+        say(f"== {self} on {self.parameters['model']}")
+        execute(self.notebook, self.output, self.store, self.parameters, self.notebook.parent)
+
+    def __str__(self) -> str:
+        return f"notebook {self.notebook.stem[:2]}"
+
+
+def reproduce(
+    model: str | None,
+    corpus: str,
+    text_column: str,
+    device: str,
+    numbers: list[str],
+    scheduler: str = "",
+    processes: int | None = None,
+) -> list[str]:
+    """Execute notebooks on a model; figures go to figures/<model>/, executed notebooks to .executed/<model>/.
+
+    First all their masks are found, and notebook 01 is executed; then the other notebooks, and at the end notebook 09. Call it
+    in the root of a source checkout. Parameters that a model needs instead of the notebooks' defaults are read from
+    notebooks/settings/MODEL/NN.yaml.
+
+    Args:
+        model: a name for `load_model`; relative paths start from the working directory. None stands for each notebook's own.
+        corpus: a source for `load_corpus`; relative paths start from the working directory.
+        text_column: the column or key of the corpus that holds the text.
+        device: a device of PyTorch, such as "cuda".
+        numbers: the first two digits of the name of each notebook.
+        scheduler: of Dask, as in `workers`.
+        processes: as in `workers`.
+
+    Returns:
+        The model names that were given to the notebooks; a path is absolute.
+
+    Raises:
+        ValueError: a value cannot be used; no notebook was executed.
+        ExceptionGroup: notebooks or searches failed, and the others were executed.
+    """
+    corpus = located(corpus, CORPORA)
+    typed = {number: model_for(number, model) for number in numbers}
+    models = {number: located(name, {*EMBEDDED, *PACKAGED}) for number, name in typed.items()}
+    weights = [check_values(name, corpus, device, numbers, text_column) for name in dict.fromkeys(models.values() or [MODEL])]
+    given = {"corpus": corpus, "text_column": text_column, "device": device}
+    executions = {number: execution(number, typed[number], models[number], given) for number in numbers}
+    store = store_root()
+    if Path(".store/reproduce").is_dir():
+        say(f"make: masks of an earlier version: cp -Rn .store/reproduce/. {shlex.quote(str(store))} keeps them")
+    masks = [search for number in numbers for search in searches_of(number, executions[number].parameters)]
+    first = [executions[BEGINS]] if BEGINS in numbers else []
+    last = [executions[ENDS]] if ENDS in numbers else []
+    others = [executions[number] for number in numbers if number not in (BEGINS, ENDS)]
+    errors: list[Exception] = []
+    with workers(scheduler, processes, device, max(weights)) as executor:
+        for described, tasks in (("masks, first notebook", first + masks), ("notebooks", others), ("last notebook", last)):
+            try:
+                on_each(run, tasks, executor, described)
+            except ExceptionGroup as group:
+                errors += group.exceptions
+    if errors:
+        count = len(first + masks + others + last)
+        raise ExceptionGroup(f"{len(errors)} of {count} tasks failed; ask again to go on ({errors[0]})", errors)
+    return list(dict.fromkeys(models.values()))
+
+
+def run(task: Search | Execution) -> None:
+    """Find a mask or execute a notebook."""
+    task.run()
+
+
+def execution(number: str, typed: str, model: str, given: Mapping[str, str]) -> Execution:
+    """How a notebook is executed: with its own parameters, those set for the model, and what is given.
+
+    Args:
+        number: of the notebook.
+        typed: the model's name as it was given, by which settings are found.
+        model: its name as the notebook gets it.
+        given: corpus, text_column and device.
+    """
+    own = read_parameters(Path(f"{NOTEBOOKS}/settings/{typed}/{number}.yaml"))
+    paths = {name: located(str(own[name]), {*EMBEDDED, *PACKAGED}) for name in PATHS & own.keys()}
+    asked = {name: value for name, value in given.items() if name == "device" or number not in OWN_MODELS}
+    output = Path(f"{figure_folder(model, EXECUTED)}/{number}.ipynb").absolute()
+    figures = str(Path("figures").absolute())
+    parameters = own | paths | asked | {"model": model, "figures": figures}
+    return Execution(numbered(number).absolute(), output, store_root(), parameters)
+
+
+def searches_of(number: str, given: Mapping[str, object]) -> list[Search]:
+    """The searches whose masks a notebook will look for, as far as they are known before it is executed.
+
+    Args:
+        number: of the notebook.
+        given: parameters in place of its own.
+    """
+    values = checked(defaults(numbered(number)) | dict(given))
+    if not {"penalty", "penalties"} & values.keys():
+        return []
+    named = {name: values[name] for name in ("device", "text_column")}
+    find = partial(grid, [values["model"]], [values["corpus"]], **named)
+    return SEARCHES.get(number, _of_penalties)(values, find)
+
+
+Values = Mapping[str, Any]
+Find = Callable[..., list[Search]]
+CONTROLS = ("random, trained embeddings", "random")
+
+
+def _of_penalties(values: Values, find: Find) -> list[Search]:
+    return find(values.get("penalties") or [values["penalty"]])
+
+
+def _of_02(values: Values, find: Find) -> list[Search]:
+    seeds, controls = [values["seed"]], values["control_penalties"]
+    return find(values["penalties"], seeds) + (find(controls, seeds, controls=CONTROLS) if controls else [])
+
+
+def _of_03(values: Values, find: Find) -> list[Search]:
+    controls = values["control_penalties"]
+    found = find(values["penalties"]) + find([values["headline"]], values["seeds"])
+    return found + (find(controls, controls=CONTROLS[:1]) if controls else [])
+
+
+def _of_05(values: Values, find: Find) -> list[Search]:
+    found = find(values["penalties"]) + find([values["headline"]], values["seeds"])
+    return found + find(values["pruning_penalties"], targets=["model"])
+
+
+def _of_09(values: Values, find: Find) -> list[Search]:
+    return find(values["penalties"]) + find([values["pruning_penalty"]], targets=["model"])
+
+
+def _of_seeds(values: Values, find: Find) -> list[Search]:
+    return find(values.get("penalties") or [values["penalty"]], values["seeds"])
+
+
+SEARCHES: dict[str, Callable[[Values, Find], list[Search]]] = {
+    "02": _of_02,
+    "03": _of_03,
+    "05": _of_05,
+    "07": lambda values, find: find(values["penalties"], checkpoints=[ALL]),
+    "09": _of_09,
+    "12": _of_seeds,
+    "14": _of_seeds,
+}
+"""The searches of notebooks that look for more than one subnetwork for each sparsity penalty."""
+
+
+def defaults(notebook: Path) -> dict[str, Any]:
+    """A notebook's own parameters with their values."""
+    import papermill  # it comes with the extra "notebooks", which nothing else here needs
+
+    return {name: ast.literal_eval(found["default"]) for name, found in papermill.inspect_notebook(notebook).items()}
+
+
+def model_for(number: str, given: str | None) -> str:
+    """What a notebook is executed on: the given model, or its own one if none is given or it is about the small world alone."""
+    stays = number == WORLD_ALONE and given not in WORLD_BASES
+    return OWN_MODELS.get(number, MODEL) if given is None or stays else given
+
+
+def check_values(model: str, corpus: str, device: str, numbers: list[str], text_column: str = "text") -> int:
+    """The maskable weights of a model; raises ValueError, naming the value and what to do, if one cannot be used."""
+    known = sorted(path.stem[:2] for path in NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+    for number in numbers or [""]:
+        if number not in known:
+            raise ValueError(f"NOTEBOOKS has {number!r}; choose from {' '.join(known)}.")
+    values = {"MODEL": model, "CORPUS": corpus, "DEVICE": device, "TEXT_COLUMN": text_column}
+    for name, value in values.items():
+        PARAMETERS[name.lower()](name, value)
+    return sum(weight.numel() for weight in load_model(model).maskable.values())
