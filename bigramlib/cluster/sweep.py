@@ -53,36 +53,27 @@ def grid(
     Raises:
         ValueError: there is no such model, checkpoint, text or setting, or a list is empty.
     """
-    lists: dict[str, Sequence] = {
-        "models": models,
-        "corpora": corpora,
-        "penalties": penalties,
-        "seeds": seeds,
-        "targets": targets,
-    }
-    for name, values in (lists | {"controls": controls}).items():
-        if not values:
-            raise ValueError(f"{name} is empty; give at least one value.")
+    _check_lists(models=models, corpora=corpora, penalties=penalties, seeds=seeds, targets=targets, controls=controls)
     for corpus in corpora:
         check_source(corpus)
     searches = []
     for model in models:
         maskable = sum(weight.numel() for weight in load_model(model).maskable.values())
         for name, corpus, control, target in product(_checkpoints(model, checkpoints), corpora, controls, targets):
-            named = Search(
-                model=name,
-                corpus=corpus,
-                config=_with(SparsifyConfig.suited_to(maskable, target == "model", torch.device(device)), settings or {}),
-                target=target,
-                control=control,
-                text_model="" if name == model else model,
-                device=device,
-                text_column=text_column,
-            )
+            suited = SparsifyConfig.suited_to(maskable, target == "model", torch.device(device))
+            where = {"text_model": "" if name == model else model, "device": device, "text_column": text_column}
+            named = Search(name, corpus, _with(suited, settings or {}), target, control, **where)
             for penalty, seed in product(penalties, seeds):
                 config = replace(named.config, sparsity_penalty=penalty, seed=seed)
                 searches.append(replace(named, config=config, control_seed=config.seed if control else 0))
     return searches
+
+
+def _check_lists(**lists: Sequence) -> None:
+    """Raise ValueError if a list has nothing in it."""
+    for name, values in lists.items():
+        if not values:
+            raise ValueError(f"{name} is empty; give at least one value.")
 
 
 def _checkpoints(model: str, checkpoints: Sequence[str]) -> list[str]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ast
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bigramlib.cluster.executors import on_each
+from bigramlib.cluster.executors import Executor, on_each
 from bigramlib.cluster.searches import Search
 from bigramlib.cluster.sweep import ALL, grid
 from bigramlib.cluster.workers import workers
@@ -93,20 +93,35 @@ def reproduce(
     if Path(".store/reproduce").is_dir():
         say(f"make: masks of an earlier version: cp -Rn .store/reproduce/. {shlex.quote(str(store))} keeps them")
     masks = [search for number in numbers for search in searches_of(number, executions[number].parameters)]
-    first = [executions[BEGINS]] if BEGINS in numbers else []
-    last = [executions[ENDS]] if ENDS in numbers else []
-    others = [executions[number] for number in numbers if number not in (BEGINS, ENDS)]
-    errors: list[Exception] = []
+    parts: dict[str, Sequence[Search | Execution]] = {
+        "masks, first notebook": [*(executions[number] for number in numbers if number == BEGINS), *masks],
+        "notebooks": [executions[number] for number in numbers if number not in (BEGINS, ENDS)],
+        "last notebook": [executions[number] for number in numbers if number == ENDS],
+    }
     with workers(scheduler, processes, device, max(weights)) as executor:
-        for described, tasks in (("masks, first notebook", first + masks), ("notebooks", others), ("last notebook", last)):
-            try:
-                on_each(run, tasks, executor, described)
-            except ExceptionGroup as group:
-                errors += group.exceptions
-    if errors:
-        count = len(first + masks + others + last)
-        raise ExceptionGroup(f"{len(errors)} of {count} tasks failed; ask again to go on ({errors[0]})", errors)
+        run_all(parts, executor)
     return list(dict.fromkeys(models.values()))
+
+
+def run_all(parts: Mapping[str, Sequence[Search | Execution]], executor: Executor | None) -> None:
+    """Do the tasks of one part after another, those of a part side by side, whether or not others fail.
+
+    Args:
+        parts: tasks, by what they are.
+        executor: where they run, as in `on_each`.
+
+    Raises:
+        ExceptionGroup: some failed, and all others have ended.
+    """
+    errors: list[Exception] = []
+    for described, tasks in parts.items():
+        try:
+            on_each(run, tasks, executor, described)
+        except ExceptionGroup as group:
+            errors += group.exceptions
+    if errors:
+        count = sum(len(set(tasks)) for tasks in parts.values())
+        raise ExceptionGroup(f"{len(errors)} of {count} tasks failed; ask again to go on ({errors[0]})", errors)
 
 
 def run(task: Search | Execution) -> None:

@@ -24,6 +24,7 @@ from bigramlib.findings import (
     overlap,
     pretrain_mini,
     subnetworks_after_tuning,
+    sweeps,
     through_pretraining,
     tuned_and_base,
     where_they_live,
@@ -53,7 +54,7 @@ FIRST_PAPER: dict[str, Claim] = {
 """The claims of notebooks 00 to 09, in order."""
 ALL_CLAIMS: dict[str, Claim] = FIRST_PAPER | {
     key: claim
-    for notebook in (tuned_and_base, subnetworks_after_tuning, limits_of_pretraining)
+    for notebook in (tuned_and_base, subnetworks_after_tuning, limits_of_pretraining, sweeps)
     for key, claim in notebook.CLAIMS.items()
 }
 """The claims of all notebooks, in order."""

@@ -152,10 +152,10 @@ def test_paths_in_settings_start_from_the_root(executed, checkout, monkeypatch):
 
 def test_settings_of_a_model_take_the_place_of_defaults_but_not_of_what_was_given(executed, checkout, monkeypatch):
     (checkout / "notebooks/settings/mini").mkdir()
-    (checkout / "notebooks/settings/mini/02.yaml").write_text(yaml.safe_dump({"penalties": [3, 10], "device": "cuda"}))
+    (checkout / "notebooks/settings/mini/02.yaml").write_text(yaml.safe_dump({"draws": 2, "device": "cuda"}))
     run(monkeypatch, "reproduce", "--notebooks=01 02")
-    assert "penalties" not in executed["01"]
-    assert executed["02"]["penalties"] == [3, 10] and executed["02"]["device"] == "cpu"
+    assert "draws" not in executed["01"]
+    assert executed["02"]["draws"] == 2 and executed["02"]["device"] == "cpu"
 
 
 @pytest.mark.parametrize("text", ["", "# nothing yet\n"])
@@ -241,24 +241,24 @@ def test_a_failing_notebook_is_named_with_its_error_and_the_others_are_executed(
     assert "Claims" not in capfd.readouterr().out and Path(".executed/mini/02.ipynb").exists()
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_ends_its_kernel_and_says_so(checkout, sent):
+@pytest.mark.parametrize(("sent", "processes"), [(signal.SIGINT, "1"), (signal.SIGTERM, "1"), (signal.SIGTERM, "2")])
+def test_an_interrupted_run_ends_its_kernel_and_says_so(checkout, sent, processes):
     write_notebook(
         checkout / "notebooks/01_a.ipynb", "import os, time\nprint('kernel', os.getpid(), flush=True)\ntime.sleep(100)"
     )
     process = subprocess.Popen(
         [sys.executable, "-m", "bigramlib", "reproduce", "--notebooks=01"],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PROCESSES": processes},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # shells have their background jobs ignore it
     )
-    kernel = next(int(line.split()[1]) for line in process.stdout if line.startswith("kernel "))
+    kernel = next(int(line.split()[2]) for line in process.stdout if line.startswith("[01] kernel "))
     process.send_signal(sent)
     output, _ = process.communicate(timeout=60)
     assert process.returncode not in (0, None)
-    assert output.splitlines()[-1] == "make: interrupted; what was trained so far is in the store."
+    assert "make: interrupted; what was trained so far is in the store." in output.splitlines()
     with pytest.raises(ProcessLookupError):
         os.kill(kernel, 0)
 

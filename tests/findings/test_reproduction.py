@@ -1,0 +1,42 @@
+"""`make reproduce` knows which masks notebooks look for, and finds them beforehand."""
+
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from bigramlib import ModelTarget
+from bigramlib.cluster.searches import Search
+from bigramlib.findings.reproduction import searches_of
+from bigramlib.training.search import key_facts, store_key
+
+ROOT = Path(__file__).parents[2]
+LATER = 4
+"""Masks that no one can name beforehand: those of tuned models (12), and another seed of the pruning nearest in size (05)."""
+
+
+def stored_as(search: Search) -> str:
+    """The name of the file that holds the mask."""
+    subject = search.subject()
+    target = ModelTarget(subject.model) if search.target == "model" else subject.table
+    return f"subnetworks/{store_key(key_facts(subject.model.facts(), target, subject.train, search.config))}.safetensors"
+
+
+def test_the_masks_of_all_notebooks_are_named_beforehand(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    numbers = sorted(path.name[:2] for path in Path("notebooks").glob("[0-9][0-9]_*.ipynb"))
+    searches = [search for number in numbers for search in searches_of(number, {})]
+    named = {stored_as(search) for search in sorted(set(searches), key=lambda search: (search.model, search.control))}
+    kept = {name for name in zipfile.ZipFile("tests/subnetworks.zip").namelist() if name.endswith(".safetensors")}
+    assert named <= kept
+    assert len({name for name in kept - named if name.startswith("subnetworks")}) == LATER
+
+
+@pytest.mark.parametrize("number", ["02", "03", "05", "07", "09", "12", "14"])
+def test_settings_of_a_model_and_what_is_given_reach_the_searches(monkeypatch, number):
+    monkeypatch.chdir(ROOT)
+    given = {"model": "world-a0", "corpus": "self", "penalties": "[7]", "control_penalties": [7]}
+    given |= dict.fromkeys(("penalty", "headline", "ablated"), 7)
+    searches = searches_of(number, given)
+    assert {(search.model.partition("@")[0], search.corpus) for search in searches} == {("world-a0", "self")}
+    assert {search.config.sparsity_penalty for search in searches if search.target == "bigram"} == {7}
