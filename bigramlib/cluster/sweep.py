@@ -61,8 +61,8 @@ def grid(
         maskable = sum(weight.numel() for weight in load_model(model).maskable.values())
         for name, corpus, control, target in product(_checkpoints(model, checkpoints), corpora, controls, targets):
             suited = SparsifyConfig.suited_to(maskable, target == "model", torch.device(device))
-            where = {"text_model": "" if name == model else model, "device": device, "text_column": text_column}
-            named = Search(name, corpus, _with(suited, settings or {}), target, control, **where)
+            reader = "" if name == model else model
+            named = Search(name, corpus, _with(suited, settings or {}), target, control, 0, reader, device, text_column)
             for penalty, seed in product(penalties, seeds):
                 config = replace(named.config, sparsity_penalty=penalty, seed=seed)
                 searches.append(replace(named, config=config, control_seed=config.seed if control else 0))

@@ -4,12 +4,15 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import zipfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import nbformat
 import papermill
+import psutil
 import pytest
 import yaml
 from conftest import build
@@ -259,8 +262,15 @@ def test_an_interrupted_run_ends_its_kernel_and_says_so(checkout, sent, processe
     output, _ = process.communicate(timeout=60)
     assert process.returncode not in (0, None)
     assert "make: interrupted; what was trained so far is in the store." in output.splitlines()
-    with pytest.raises(ProcessLookupError):
-        os.kill(kernel, 0)
+    wait_for(lambda: not psutil.pid_exists(kernel))  # it looks each second whether its parent is there
+
+
+def wait_for(come: Callable[[], bool], seconds: float = 30) -> None:
+    """Wait until something is so."""
+    end = time.monotonic() + seconds
+    while not come():
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 def test_committed_notebooks_get_new_outputs_and_nothing_else(checkout, monkeypatch):
