@@ -38,6 +38,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from bigramlib.models.architectures import holder
 from bigramlib.models.language_model import LanguageModel
+from bigramlib.models.left_out import check_loaded
 from bigramlib.training.config import SparsifyConfig
 from bigramlib.training.optimizer import LogitOptimizer
 from bigramlib.training.ranks import ALONE, Ranks
@@ -69,6 +70,7 @@ class Gates:
         self.shapes = {name: weight.shape for name, weight in model.maskable.items()}
         searched = set(model.architecture.within(config.layers, config.attention))
         kept = {block: names for block, names in model.architecture.blocks.items() if not searched.isdisjoint(names)}
+        check_loaded(model.hf, model.architecture, model.name, kept)
         self.dropped = [block for block in model.architecture.blocks if block not in kept]
         self.blocks = self.blocks_of(
             {block: {name: model.maskable[name] for name in names} for block, names in kept.items()}, config
