@@ -6,6 +6,7 @@ which matrices are stored [in, out].
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -112,6 +113,11 @@ class Architecture:
     def maskable(self) -> tuple[str, ...]:
         """Names of the maskable parameters, in order."""
         return tuple(self.shapes)
+
+    @property
+    def size(self) -> int:
+        """How many weights the maskable parameters have."""
+        return sum(map(math.prod, self.shapes.values()))
 
     @cached_property
     def decoder(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -10,6 +11,8 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from bigramlib.models import llama2c
+from bigramlib.models.architectures import Architecture
+from bigramlib.models.discovery import architecture_of, text_config, without_weights
 from bigramlib.models.folders import WEIGHTS, read_config, read_folder, read_tokenizer, reason
 from bigramlib.models.gguf import read_gguf
 from bigramlib.models.language_model import LanguageModel
@@ -45,11 +48,7 @@ def load_model(name: str | Path, device: str = "cpu", *, layers: int | None = No
     """
     name = str(name)
     source, _, revision = name.partition("@")
-    path = Path(os.path.expanduser(name))  # noqa: PTH111 (a home that is not known is no error)
-    try:
-        is_folder, is_file = path.is_dir(), path.is_file()
-    except OSError as error:
-        raise ValueError(f"{name!r} cannot be looked at ({reason(error)}); check the path and its permissions.") from error
+    path, is_folder, is_file = _path(name)
     if source in EMBEDDED:
         name = name.removesuffix("@")
         config, tokenizer, tensors = _embedded(source, revision, name)
@@ -66,6 +65,35 @@ def load_model(name: str | Path, device: str = "cpu", *, layers: int | None = No
         config, tokenizer, tensors = read_folder(_fetched(source, revision or None, name), name)
     hf, whole_hash = built_within(config, tensors, name, layers, attention)
     return LanguageModel(name, hf, tokenizer, source, revision, whole_hash=whole_hash).to(device)
+
+
+def architecture_named(name: str | Path) -> Architecture:
+    """The layout of the model that `load_model` finds by this name, of which only the config is read.
+
+    Raises:
+        ValueError: there is no such model, or its architecture is not known.
+    """
+    name = str(name)
+    source, _, revision = name.partition("@")
+    path, is_folder, is_file = _path(name)
+    if is_file and source not in EMBEDDED and name not in PACKAGED:
+        return LanguageModel(name, *read_gguf(path, name)).architecture
+    if source in EMBEDDED:
+        folder = ASSETS / source
+    elif name in PACKAGED:
+        folder = packaged_model(name, _convert)
+    else:
+        folder = path if is_folder else _fetched(source, revision or None, name, [])
+    return architecture_of(without_weights(text_config(read_config(folder, name))))
+
+
+def _path(name: str) -> tuple[Path, bool, bool]:
+    """The path that a name may be, and whether it is a folder, or a file."""
+    path = Path(os.path.expanduser(name))  # noqa: PTH111 (a home that is not known is no error)
+    try:
+        return path, path.is_dir(), path.is_file()
+    except OSError as error:
+        raise ValueError(f"{name!r} cannot be looked at ({reason(error)}); check the path and its permissions.") from error
 
 
 def checkpoint_names(name: str) -> dict[int, str]:
@@ -104,7 +132,9 @@ def _convert(file: Path, folder: Path) -> None:
         llama2c.convert(file, folder)
 
 
-def _fetched(repo: str, revision: str | None, name: str) -> Path:
+def _fetched(
+    repo: str, revision: str | None, name: str, weights: Sequence[str] = (WEIGHTS, "model-*-of-*.safetensors")
+) -> Path:
     """The folder of a hub model in the hub's own cache; the weights are fetched only for a config that can be loaded."""
 
     def fetched(patterns: list[str]) -> Path:
@@ -119,4 +149,4 @@ def _fetched(repo: str, revision: str | None, name: str) -> Path:
             ) from None
 
     read_config(fetched(FACTS), name)
-    return fetched([*FACTS, WEIGHTS, "model-*-of-*.safetensors"])
+    return fetched([*FACTS, *weights])

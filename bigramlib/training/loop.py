@@ -56,7 +56,8 @@ def train(
         gates.restore(tensors)
         generator.bit_generator.state = run.generator
     saved_state.count_from(run.step)
-    progress = tqdm(total=config.steps, initial=run.step, desc=f"lambda {config.sparsity_penalty:g}", unit="step")
+    label = {"desc": f"lambda {config.sparsity_penalty:g}", "unit": "step"} | ({} if ranks.leads else {"disable": True})
+    progress = tqdm(total=config.steps, initial=run.step, **label)
     with progress, interrupts_deferred() as interrupted:
         while run.step < config.steps and not run.converged:
             step.take(*on_device(ranks.share(draw()), model.device))

@@ -17,6 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 ALIGNED = 64
 """Each part of a matrix but the last has a multiple of so many weights."""
 LONGEST_WAIT = timedelta(hours=2)
@@ -72,7 +74,7 @@ class Ranks:
         """Write the parts of all processes, each filled up to its `part_size`, one after the other into a flat tensor."""
         self.check()
         with _others_alive():
-            dist.all_gather_into_tensor(out, part)
+            _all_gather(out, part)
 
     def whole(self, part: Tensor, weights: int) -> Tensor:
         """A flat tensor of so many numbers, of which each process gives its part."""
@@ -88,7 +90,7 @@ class Ranks:
         out = flat.new_empty(size)
         self.check()
         with _others_alive():
-            dist.reduce_scatter_tensor(out, flat)
+            _reduce_scatter(out, flat)
         return out[: len(self.part(matrix))]
 
     def sum(self, numbers: Tensor) -> Tensor:
