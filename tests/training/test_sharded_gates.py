@@ -1,6 +1,8 @@
 """Two processes that search together, each with half of the gates, find what one finds, in one store, whatever happens."""
 
 import multiprocessing
+import shutil
+import signal
 import socket
 from dataclasses import replace
 
@@ -9,7 +11,7 @@ import pytest
 import together
 import torch
 from conftest import build
-from searches import FOUR_SEQUENCES
+from searches import FOUR_SEQUENCES, cut
 
 from bigramlib import Subnetwork, find_subnetwork
 from bigramlib.training.ranks import Ranks
@@ -30,15 +32,26 @@ def place(tokenizer, corpus, tmp_path):
     return tmp_path
 
 
-def run(folder, config, count=2, **options) -> list[int]:
-    """Exit codes of the processes that search together."""
+@pytest.fixture
+def alone(tokenizer, table, corpus, monkeypatch, tmp_path):
+    """What one process finds, in a store of its own or in another one."""
+    model = build("llama", tokenizer)
+
+    def search(config, store="alone"):
+        with monkeypatch.context() as patch:
+            patch.setenv("BIGRAMLIB_STORE", str(tmp_path / store))
+            return find_subnetwork(model, table, corpus, config)
+
+    return search
+
+
+def run(folder, *configs, whole_batch=True, trouble="") -> list[int]:
+    """Exit codes of two processes that search together."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    started = [
-        processes.Process(target=together.search, args=(folder, config, rank, count, port), kwargs=options)
-        for rank in range(count)
-    ]
+    arguments = [(folder, configs, rank, port, whole_batch, trouble) for rank in range(2)]
+    started = [processes.Process(target=together.search, args=each) for each in arguments]
     for process in started:
         process.start()
     for process in started:
@@ -47,59 +60,54 @@ def run(folder, config, count=2, **options) -> list[int]:
     return [process.exitcode for process in started]
 
 
-def found(folder) -> Subnetwork:
-    (file,) = (folder / "store" / "subnetworks").iterdir()
-    return Subnetwork.load(file)
+def found(folder, number: int = 0) -> Subnetwork:
+    """The result of one of the searches, which both processes had."""
+    mine, other = (Subnetwork.load(folder / f"{number}-of-rank-{rank}") for rank in (0, 1))
+    assert mine.hash == other.hash
+    return mine
 
 
-@pytest.fixture
-def alone(place, tokenizer, table, corpus):
-    """What one process finds."""
-    model = build("llama", tokenizer)
-    return lambda config: find_subnetwork(model, table, corpus, config)
-
-
-@pytest.mark.parametrize("changes", [{}, {"steps": 60, "undecided_share": 0.01}, {"precision": "bfloat16", "layers": 1}])
-def test_two_processes_that_take_whole_batches_find_the_bits_that_one_finds(place, alone, changes):
-    config = replace(CONFIG, **changes)
-    assert run(place, config) == [0, 0]
-    both, one = found(place), alone(config)
-    assert both.hash == one.hash and both.provenance["history"] == one.provenance["history"]
-    assert {(place / f"found-{rank}").read_text() for rank in (0, 1)} == {one.hash}
+def test_two_processes_that_take_whole_batches_find_the_bits_that_one_finds(place, alone):
+    longer, precise = replace(CONFIG, steps=60, undecided_share=0.01), replace(CONFIG, precision="bfloat16", layers=1)
+    configs = CONFIG, longer, precise
+    assert run(place, *configs) == [0, 0]
+    for number, config in enumerate(configs):
+        both, one = found(place, number), alone(config)
+        assert both.hash == one.hash and both.provenance["history"] == one.provenance["history"]
+    assert len(list((place / "store" / "subnetworks").iterdir())) == 3
     assert not list((place / "store" / "unfinished").iterdir())
 
 
-def test_two_processes_that_divide_the_batch_find_almost_the_same_weights(place, alone):
-    config = replace(CONFIG, steps=60)
-    assert run(place, config, whole_batch=False) == [0, 0]
-    both, one = found(place), alone(config)
-    assert (both & one).kept > 0.98 * (both | one).kept > 0
-    pairs = zip(both.history().kl, one.history().kl, strict=True)
-    assert all(mine == pytest.approx(other, rel=0.02) for mine, other in pairs)
+def test_two_processes_that_divide_the_batch_agree_with_one_and_halve_passes_together(place, alone):
+    configs = replace(CONFIG, steps=60), replace(CONFIG, steps=60, seed=1)
+    assert run(place, *configs, whole_batch=False, trouble="memory") == [0, 0]
+    for number, config in enumerate(configs):
+        both, one = found(place, number), alone(config)
+        assert both.provenance.get("passes") == (2, None)[number]
+        assert (both & one).kept > 0.98 * (both | one).kept > 0
+        assert both.history().kl.to_numpy() == pytest.approx(one.history().kl.to_numpy(), rel=0.02)
 
 
-@pytest.mark.parametrize("count", [1, 2])
-def test_a_process_that_dies_ends_the_other_and_one_or_two_go_on_to_the_same_bits(place, alone, count):
-    codes = run(place, CONFIG, trouble="die")
-    assert codes[1] == together.DIED and codes[0] not in (0, together.DIED)
+def test_a_killed_process_ends_the_other_and_both_or_one_go_on_to_the_same_bits(place, alone):
+    assert run(place, CONFIG, trouble="killed") == [1, -signal.SIGKILL]
     assert "Another process of this search has ended" in (place / "errors-0").read_text()
     (state,) = (place / "store" / "unfinished").iterdir()
     assert SavedState(state).load()[0].step == 5
-    assert run(place, CONFIG, count) == [0] * count
-    assert found(place).hash == alone(CONFIG).hash
+    shutil.copytree(place / "store", place / "copy")
+    assert run(place, CONFIG, trouble="continued") == [0, 0]
+    assert found(place).hash == alone(CONFIG, "copy").hash == alone(CONFIG).hash
 
 
 def test_two_processes_go_on_from_the_state_of_one(place, alone):
-    assert run(place, CONFIG, 1, trouble="") == [0]
-    expected = found(place)
-    assert expected.hash == alone(CONFIG).hash
+    with cut(5):
+        alone(CONFIG, "store")
+    assert run(place, CONFIG, trouble="continued") == [0, 0]
+    assert found(place).hash == alone(CONFIG).hash
 
 
-def test_memory_that_runs_out_in_one_process_halves_the_passes_of_both(place, alone):
-    assert run(place, replace(CONFIG, steps=60), whole_batch=False, trouble="memory") == [0, 0]
-    both, one = found(place), alone(replace(CONFIG, steps=60))
-    assert both.provenance["passes"] == 2
-    assert (both & one).kept > 0.98 * (both | one).kept > 0
+def test_processes_that_are_asked_for_different_searches_say_so(place):
+    assert run(place, CONFIG, trouble="other") == [1, 1]
+    assert "different searches; give all the same" in (place / "errors-1").read_text()
 
 
 @pytest.mark.parametrize("weights", [1, 63, 64, 65, 128, 1000])
