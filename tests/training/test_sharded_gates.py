@@ -13,7 +13,7 @@ import torch
 from conftest import build
 from searches import FOUR_SEQUENCES, cut
 
-from bigramlib import Subnetwork, find_subnetwork
+from bigramlib import Subnetwork, find_subnetwork, load_model
 from bigramlib.training.ranks import Ranks
 from bigramlib.training.run import SavedState
 
@@ -33,13 +33,13 @@ def place(tokenizer, corpus, tmp_path):
 
 
 @pytest.fixture
-def alone(tokenizer, table, corpus, monkeypatch, tmp_path):
+def alone(place, table, corpus, monkeypatch):
     """What one process finds, in a store of its own or in another one."""
-    model = build("llama", tokenizer)
+    model = load_model(place)
 
     def search(config, store="alone"):
         with monkeypatch.context() as patch:
-            patch.setenv("BIGRAMLIB_STORE", str(tmp_path / store))
+            patch.setenv("BIGRAMLIB_STORE", str(place / store))
             return find_subnetwork(model, table, corpus, config)
 
     return search
