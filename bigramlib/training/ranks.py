@@ -21,7 +21,7 @@ _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_t
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 ALIGNED = 64
 """Each part of a matrix but the last has a multiple of so many weights."""
-LONGEST_WAIT = timedelta(hours=2)
+LONGEST_WAIT = timedelta(days=1)
 """How long a rank waits for another one, which may look into the store or write a state meanwhile."""
 
 

@@ -5,14 +5,15 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from bigramlib import BigramTable, SparsifyConfig, TokenCorpus, find_subnetwork, load_model, saved_state
+from bigramlib.training.gates import Gates
 from bigramlib.training.ranks import joined
-from bigramlib.training.step import OptimizerStep
 
 
 def search(
@@ -26,8 +27,8 @@ def search(
         rank: of this process.
         port: where they meet.
         whole_batch: as in `Ranks`.
-        trouble: of rank 1. "killed": after its fifth step; "memory": it runs out in the third step, once; "other": it asks for
-            other searches; "continued": no trouble, unless the search begins before the sixth step.
+        trouble: of rank 1. "killed": after its fifth step; "memory": it runs out in the third step; "other": it asks for
+            other searches; "continued": none, unless more than three steps are made, which an interrupted search has left.
     """
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ |= {"BIGRAMLIB_STORE": str(folder / "store"), "TQDM_DISABLE": "1"}
@@ -47,17 +48,17 @@ def search(
 
 
 def _make(trouble: str) -> None:
-    """Have one of the steps to come go wrong."""
-    original, left = OptimizerStep._passes, [trouble]
+    """Have one of the forward passes to come go wrong, each of which is a step in a search of whole batches."""
+    original, calls = Gates.hidden, count(1)
 
-    def passes(self, ids, weights):
-        if trouble == "killed" and self.run.step == 5:
+    def hidden(self, ids):
+        number = next(calls)
+        if trouble == "killed" and number == 6:
             os.kill(os.getpid(), signal.SIGKILL)
-        if trouble == "continued" and self.run.step < 5:
-            raise AssertionError("the search was begun anew")
-        if trouble == "memory" and self.run.step == 2 and left.pop():
-            left.append("")
+        if trouble == "memory" and number == 3:
             raise MemoryError
-        return original(self, ids, weights)
+        if trouble == "continued" and number > 3:
+            raise AssertionError("the search was begun anew")
+        return original(self, ids)
 
-    OptimizerStep._passes = passes
+    Gates.hidden = hidden
