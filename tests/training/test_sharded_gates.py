@@ -79,7 +79,7 @@ def test_two_processes_that_take_whole_batches_find_the_bits_that_one_finds(plac
 
 
 def test_two_processes_that_divide_the_batch_agree_with_one_and_halve_passes_together(place, alone):
-    configs = replace(CONFIG, steps=60), replace(CONFIG, steps=60, seed=1)
+    configs = replace(CONFIG, steps=30), replace(CONFIG, seed=1)
     assert run(place, *configs, whole_batch=False, trouble="memory") == [0, 0]
     for number, config in enumerate(configs):
         both, one = found(place, number), alone(config)
