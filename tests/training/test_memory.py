@@ -43,7 +43,7 @@ def test_the_gates_of_a_model_of_70_billion_weights_fit_one_gpu_each_over_two():
     hf = without_weights(large)
     architecture = architecture_of(hf)
     others = sum(weight.numel() for weight in hf.parameters()) - architecture.size
-    config = replace(SparsifyConfig.suited_to(architecture, "cuda", False), precision="bfloat16")
+    config = replace(SparsifyConfig.suited_to(architecture.size, False, torch.device("cuda")), precision="bfloat16")
     alone, half, eighth = (search_memory(architecture, others, config, Ranks(0, count)) for count in (1, 2, 8))
     assert config.layers == 8 and not config.attention
     assert 95e9 < alone.total < 112e9 and half.total < 75e9 and eighth.total < 50e9
