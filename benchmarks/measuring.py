@@ -78,6 +78,13 @@ def peak_bytes(function: Callable[..., object], *arguments: object) -> int:
         return pool.submit(_peak_of, function, arguments).result()
 
 
+def peak_bytes_together(function: Callable[..., object], count: int, *arguments: object) -> int:
+    """The highest resident memory of so many fresh processes that call a function at once, each with its number first."""
+    with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn")) as pool:
+        peaks = [pool.submit(_peak_of, function, (number, count, *arguments)) for number in range(count)]
+        return max(peak.result() for peak in peaks)
+
+
 def save(question: str, table: pd.DataFrame, figures: list[Figure], name: str | None = None) -> Path:
     """Show a benchmark's table and figures, write <question>.csv, and replace its rows in `summary.csv`.
 

@@ -17,14 +17,18 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerF
 
 from bigramlib import BigramTable, LanguageModel, SparsifyConfig, TokenCorpus
 from bigramlib.training.gates import Gates
+from bigramlib.training.ranks import ALONE, Ranks
+from bigramlib.training.sharded_gates import ShardedGates
 
 HEAD_SIZE = 64
 
 
-def mask_training(model: LanguageModel, table: BigramTable, ids: Tensor, config: SparsifyConfig) -> Callable[[], None]:
-    """Our step: masked weights, KL, gates updated in the backward pass."""
+def mask_training(
+    model: LanguageModel, table: BigramTable, ids: Tensor, config: SparsifyConfig, ranks: Ranks = ALONE
+) -> Callable[[], None]:
+    """Our step: masked weights, KL, gates updated in the backward pass; with other processes, if there are any."""
     divergence = table.bind(model)
-    gates = Gates(model, config)
+    gates = ShardedGates(model, config, ranks) if ranks.count > 1 else Gates(model, config)
 
     def step() -> None:
         gates.begin_step(1.5)

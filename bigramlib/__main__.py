@@ -1,6 +1,6 @@
 """The commands behind `make`, from the root of a checkout: `python -m bigramlib reproduce | pretrain | notebooks | tidy`.
 
-`python -m bigramlib sweep` and `python -m bigramlib architectures` work anywhere.
+`python -m bigramlib sweep`, `architectures` and `search` work anywhere, `search` also by `torchrun -m bigramlib search`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from bigramlib.findings.summary import claims_table
 from bigramlib.findings.sweeps import sweep
 from bigramlib.models.every_architecture import architectures_table
 from bigramlib.numeric import whole_number
+from bigramlib.training.command import add_search, run_search
 
 DEFAULTS = {
     "MODEL": None,
@@ -43,6 +44,7 @@ AFTER_INTERRUPTION = {
     "reproduce": "what was trained so far is in the store",
     "sweep": "what was trained so far is in the store",
     "notebooks": "what was trained so far is in the store",
+    "search": "the same command goes on from there",
     "pretrain": "mini is incomplete: run it again, or get back what was there by git checkout bigramlib/models/assets",
 }
 
@@ -65,6 +67,8 @@ def main() -> None:
             pretrain()
         elif options.command == "notebooks":
             execute_committed()
+        elif options.command == "search":
+            sys.stdout.write(run_search(options))
         elif options.command == "architectures":
             sys.stdout.write(architectures_table())
         else:
@@ -96,6 +100,7 @@ def command_line() -> argparse.ArgumentParser:
             command.add_argument(option, default=os.environ.get(name, default), help=said)
     commands.add_parser("pretrain", help="train mini again from nothing")
     commands.add_parser("notebooks", help="execute the notebooks as they are committed, and keep their outputs")
+    add_search(commands)
     commands.add_parser("architectures", help="print which types of models can be used, each tried on a tiny one (a minute)")
     tidied = commands.add_parser("tidy", help="strip what changes with every execution from notebooks")
     tidied.add_argument("notebooks", nargs="+", type=Path)

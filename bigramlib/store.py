@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -55,6 +55,11 @@ def store_folder(kind: str) -> Path:
 
 def content_hash(*parts: object) -> str:
     """SHA-256 (hex) of a sequence of values, in order: bytes, arrays (integers count as int64), or what JSON can hold."""
+    return _hash(parts)
+
+
+def _hash(parts: Iterable[object]) -> str:
+    """`content_hash` of values that are made one after the other."""
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, np.ndarray):
@@ -81,10 +86,7 @@ def _plain(value: object) -> object:
 
 def tensors_hash(tensors: Mapping[str, torch.Tensor]) -> str:
     """SHA-256 (hex) of named tensors as float32; their order does not matter."""
-    parts: list[object] = []
-    for name in sorted(tensors):
-        parts += [name, tensors[name].detach().float().cpu().numpy()]
-    return content_hash(*parts)
+    return _hash(part for name in sorted(tensors) for part in (name, tensors[name].detach().float().cpu().numpy()))
 
 
 def file_hash(path: Path) -> str:

@@ -6,6 +6,7 @@ which matrices are stored [in, out].
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -113,6 +114,11 @@ class Architecture:
         """Names of the maskable parameters, in order."""
         return tuple(self.shapes)
 
+    @property
+    def size(self) -> int:
+        """How many weights the maskable parameters have."""
+        return sum(map(math.prod, self.shapes.values()))
+
     @cached_property
     def decoder(self) -> str:
         """The name of the module that takes token ids to last hidden states: it holds the stack of layers."""
@@ -147,11 +153,7 @@ class Architecture:
 
     def within(self, layers: int | None = None, attention: bool = True) -> tuple[str, ...]:
         """The maskable parameters of the first `layers` layers (all, if not given), with or without attention."""
-        return tuple(
-            name
-            for name in self.shapes
-            if (layers is None or layer_of(name) < layers) and (attention or held(name)[0] not in ATTENTION_COMPONENTS)
-        )
+        return tuple(name for name in self.shapes if is_within(name, layers, attention))
 
     def axis(self, parameter: str) -> int:
         """The axis of a parameter's matrices along which heads or MLP dimensions lie (see `Component`)."""
@@ -199,6 +201,11 @@ class Architecture:
             head = head // counts[name] * sum(counts.values()) + before + head % counts[name]
             found[name] = head[:, None] * size + np.arange(size)
         return [found[name] for name in "qkv"]
+
+
+def is_within(parameter: str, layers: int | None, attention: bool) -> bool:
+    """Whether a maskable parameter is of the first `layers` layers (None: of any), with or without attention."""
+    return (layers is None or layer_of(parameter) < layers) and (attention or held(parameter)[0] not in ATTENTION_COMPONENTS)
 
 
 def layer_of(parameter: str) -> int:

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from bigramlib.models.architectures import Architecture, held, holder
+from bigramlib.models.left_out import check_loaded
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -28,6 +29,7 @@ def bridged(hf: PreTrainedModel, architecture: Architecture, name: str) -> Trans
     """
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module  # slow to import
 
+    check_loaded(hf, architecture, name)
     hf = copy.deepcopy(hf)
     _add_fused_biases(hf, architecture)
     hf.config.architectures = [type(hf).__name__]

@@ -13,13 +13,14 @@ from bigramlib.text.vocabulary import Tokenized
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
-def check_plain(hf: object, tokenizer: object, name: str) -> None:
+def check_plain(hf: object, tokenizer: object, name: str, whole: bool = True) -> None:
     """Raise ValueError unless these are a model and a tokenizer of transformers, with weights that can be changed.
 
     Args:
         hf: the model.
         tokenizer: its tokenizer.
         name: what the user calls the model, for messages.
+        whole: whether no weights may be left out.
     """
     if not isinstance(hf, PreTrainedModel) or not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise ValueError(
@@ -28,16 +29,16 @@ def check_plain(hf: object, tokenizer: object, name: str) -> None:
         )
     if any(parameter.is_inference() for parameter in hf.parameters()):
         raise ValueError(f"{name!r} was made within torch.inference_mode(); load it outside of that.")
-    if any(parameter.is_meta for parameter in hf.parameters()):
+    if whole and any(parameter.is_meta for parameter in hf.parameters()):
         raise ValueError(f"{name!r} has weights on the device 'meta', which holds none; load them onto the CPU.")
     if not tokenizer.get_vocab():
         raise ValueError(f"The tokenizer of {name!r} has no tokens; use the model's own tokenizer.")
 
 
 def check_finite(weights: Mapping[str, Tensor], name: str) -> None:
-    """Raise FloatingPointError, naming the first of the model's weights that is NaN or infinite."""
+    """Raise FloatingPointError, naming the first of the model's weights in memory that is NaN or infinite."""
     for parameter, weight in weights.items():
-        if not bool(weight.isfinite().all()):
+        if not weight.is_meta and not bool(weight.isfinite().all()):
             count = int((~weight.isfinite()).sum())
             raise FloatingPointError(
                 f"{count} of the weights {parameter!r} of {name!r} are not finite numbers; load an intact copy of the model."
@@ -65,11 +66,11 @@ def check_prefix(prefix: list[int], vocabulary_size: int, name: str) -> None:
 def check_unhooked(hf: PreTrainedModel, name: str) -> None:
     """Raise ValueError if the user's hooks, or other forward passes, change what a model predicts.
 
-    Nothing that is recorded of the model would tell of them. The hooks that transformers itself sets are no such hooks.
+    Nothing that is recorded of the model would tell of them. The hooks that transformers and bigramlib set are no such hooks.
     """
     for place, module in hf.named_modules():
         hooks = [hook for kind in HOOKS for hook in getattr(module, kind).values()]
-        ours = [hook for hook in hooks if str(getattr(hook, "__module__", "")).split(".")[0] == "transformers"]
+        ours = [hook for hook in hooks if str(getattr(hook, "__module__", "")).split(".")[0] in ("transformers", "bigramlib")]
         if len(ours) < len(hooks) or "forward" in vars(module):
             raise ValueError(
                 f"The module {place!r} of {name!r} has a hook or another forward pass, so what is found in this model could "

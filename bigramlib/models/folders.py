@@ -38,14 +38,15 @@ NAMED = 3
 """How many parameters a message names."""
 
 
-def read_folder(folder: Path, name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The fp32 model in a folder and its tokenizer; arguments as in `read_config`.
+def read_folder(folder: Path, name: str) -> tuple[PretrainedConfig, PreTrainedTokenizerBase, dict[str, Any]]:
+    """The config of the model in a folder, its tokenizer, and its weights, not read from disk yet.
+
+    Arguments as in `read_config`.
 
     Raises:
-        ValueError: it is no whole, plain causal language model of a known architecture in safetensors.
+        ValueError: it is no plain causal language model of a known architecture in safetensors.
     """
-    config, tokenizer = read_config(folder, name), read_tokenizer(folder, name)
-    return built(config, read_tensors(folder, name), name), tokenizer
+    return read_config(folder, name), read_tokenizer(folder, name), read_tensors(folder, name)
 
 
 def read_config(folder: Path, name: str) -> PretrainedConfig:

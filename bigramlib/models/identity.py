@@ -42,7 +42,9 @@ class Identity:
             one first.
     """
 
-    def __init__(self, hf: PreTrainedModel, configured: PreTrainedModel, prefix: list[int], tokenizer_hash: str) -> None:
+    def __init__(
+        self, hf: PreTrainedModel, configured: PreTrainedModel, prefix: list[int], tokenizer_hash: str, whole_hash: str = ""
+    ) -> None:
         """Begin with a model as it is now.
 
         Args:
@@ -50,12 +52,14 @@ class Identity:
             configured: what its configuration describes (`as_configured`).
             prefix: the tokens that stand before every text.
             tokenizer_hash: of its tokenizer's vocabulary.
+            whole_hash: of all weights, if some are left out of memory.
         """
         self.hf = hf
         self.beneath: list[tuple[str, str]] = []
         self._built = build_hash(configured)
         self._text = (prefix, tokenizer_hash)
         self._known: tuple[list, str] | None = None
+        self._whole = (_hash_in_memory(hf), whole_hash) if whole_hash else None
 
     @property
     def weights_hash(self) -> str:
@@ -63,7 +67,11 @@ class Identity:
         with lock_of(self.hf):
             state = weights_state(self.hf)
             if self._known is None or self._known[0] != state:
-                self._known = state, tensors_hash(dict(self.hf.named_parameters()))
+                found = _hash_in_memory(self.hf)
+                if self._whole:
+                    before, whole = self._whole
+                    found = whole if found == before else content_hash(whole, found)
+                self._known = state, found
             return self._known[1]
 
     @property
@@ -147,4 +155,10 @@ def weights_state(hf: PreTrainedModel) -> list[tuple[int, int, float]]:
 
     It is where each lies, torch's count of its changes, and its sum, since the count misses changes through `.data`.
     """
-    return [(weight.data_ptr(), weight._version, float(weight.detach().sum())) for weight in hf.parameters()]
+    weights = [weight for weight in hf.parameters() if not weight.is_meta]
+    return [(weight.data_ptr(), weight._version, float(weight.detach().sum())) for weight in weights]
+
+
+def _hash_in_memory(hf: PreTrainedModel) -> str:
+    """SHA-256 (hex) of all weights but those that are left out."""
+    return tensors_hash({name: weight for name, weight in hf.named_parameters() if not weight.is_meta})

@@ -20,6 +20,7 @@ from bigramlib.models.bridge import bridged
 from bigramlib.models.discovery import architecture_of
 from bigramlib.models.ends import Ends
 from bigramlib.models.identity import Identity, as_configured
+from bigramlib.models.left_out import blocks_left_out, move, refuse
 from bigramlib.models.locks import lock_of
 from bigramlib.models.logits import Readout
 from bigramlib.models.positions import Positions
@@ -48,6 +49,7 @@ class LanguageModel:
         revision: which revision or pretraining checkpoint of it; empty if none was asked for.
         origin: "pretrained", "tuned" for one that instruction tuning made of another, or "random" for a control with random
             weights.
+        whole_hash: `weights_hash` of the whole model, if `load_model` left some of its blocks out of memory.
         identity: the hashes by which results know it.
         architecture: the layout of its attention and MLP matrices.
         ends: what comes before its first layer and after its last.
@@ -59,6 +61,7 @@ class LanguageModel:
     source: str = ""
     revision: str = ""
     origin: str = "pretrained"
+    whole_hash: str = ""
     identity: Identity = field(init=False, repr=False, compare=False)
     architecture: Architecture = field(init=False, repr=False, compare=False)
     ends: Ends = field(init=False, repr=False, compare=False)
@@ -67,7 +70,7 @@ class LanguageModel:
     def __post_init__(self) -> None:
         if not self.source:
             object.__setattr__(self, "source", self.name)
-        checks.check_plain(self.hf, self.tokenizer, self.name)
+        checks.check_plain(self.hf, self.tokenizer, self.name, whole=not self.whole_hash)
         self.hf.float().eval().requires_grad_(False)
         self.hf.config.get_text_config().use_cache = False
         configured = as_configured(self.hf)
@@ -75,11 +78,14 @@ class LanguageModel:
         checks.check_finite(dict(self.hf.named_parameters()) | self.maskable, self.name)
         checks.check_nothing_added(self.hf, configured, self.name)
         checks.check_prefix(self.prefix, self.vocabulary_size, self.name)
-        object.__setattr__(self, "identity", Identity(self.hf, configured, self.prefix, self.tokenizer_hash))
+        identity = Identity(self.hf, configured, self.prefix, self.tokenizer_hash, self.whole_hash)
+        object.__setattr__(self, "identity", identity)
         longest = 4 if self.positions is None else max(1, self.positions - len(self.prefix))
         ids = self.prefixed(torch.arange(min(4, longest, self.vocabulary_size), device=self.device)[None])
-        object.__setattr__(self, "ends", Ends.of(self.hf, ids, self.vocabulary_size, self.name))
-        check_units(self.hf, self.architecture, ids, self.name)
+        with self.skipping(blocks_left_out(self.hf, self.architecture)):
+            object.__setattr__(self, "ends", Ends.of(self.hf, ids, self.vocabulary_size, self.name))
+            check_units(self.hf, self.architecture, ids, self.name)
+        refuse(self.hf, self.name)
 
     @cached_property
     def vocabulary_size(self) -> int:
@@ -296,5 +302,5 @@ class LanguageModel:
             ValueError: there is no such device here.
         """
         checks.check_device(device)
-        self.hf.to(device)
+        move(self.hf, device)
         return self

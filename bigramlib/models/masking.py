@@ -93,13 +93,14 @@ def skipping(hf: PreTrainedModel, architecture: Architecture, blocks: Iterable[s
     silent: dict[nn.Module, Callable] = {}
     zeros: dict[str, Tensor] = {}
     parameters, nothing = dict(hf.named_parameters()), dict[tuple, Tensor]()
+    anything = hf.get_input_embeddings().weight
     for block in blocks:
         module, names = hf.get_submodule(block), architecture.blocks[block]
         writing = next(name for name in names if held(name)[0] in WRITING_COMPONENTS)
         if not is_module(writing) and any(name.endswith("bias") for name, _ in module.named_parameters()):
             for name in names:
                 shape = architecture.shapes[name]
-                zeros[name] = nothing.setdefault(shape, parameters[name].new_zeros(shape))
+                zeros[name] = nothing.setdefault(shape, anything.new_zeros(shape))
         elif _adds_more(module, block, architecture.model_type):
             silent |= {hf.get_submodule(holder(name)): _silent(hf, architecture, name) for name in names}
         else:
@@ -109,9 +110,12 @@ def skipping(hf: PreTrainedModel, architecture: Architecture, blocks: Iterable[s
         try:
             for module, forward in silent.items():
                 module.forward = forward
-            with replaced(parameters, zeros):
-                yield
+            for name, zero in zeros.items():
+                setattr(hf.get_submodule(holder(name)), name.rpartition(".")[2], nn.Parameter(zero, requires_grad=False))
+            yield
         finally:
+            for name in zeros:
+                setattr(hf.get_submodule(holder(name)), name.rpartition(".")[2], parameters[name])
             for module in silent:
                 module.__dict__.pop("forward", None)
 

@@ -35,4 +35,4 @@ def randomly_initialized(model: LanguageModel, seed: int = 0, keep_embeddings: b
                 hf.get_submodule(name).load_state_dict(module.state_dict())
     suffix = ", trained embeddings" if keep_embeddings else ""
     name = f"{model.name} (random{suffix}, seed {seed})"
-    return replace(model, name=name, hf=hf, origin="random").to(model.device)
+    return replace(model, name=name, hf=hf, origin="random", whole_hash="").to(model.device)

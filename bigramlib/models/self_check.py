@@ -48,8 +48,9 @@ def check_units(hf: PreTrainedModel, architecture: Architecture, ids: Int[Tensor
         name: what the user calls the model, for messages.
     """
     kinds: set[frozenset] = set()
+    here = {parameter for parameter, weight in hf.named_parameters() if not weight.is_meta}
     for layer in range(architecture.layers):
-        parts = architecture.of_layer(layer)
+        parts = [part for part in architecture.of_layer(layer) if part.parameter in here]
         kind = frozenset((part.name, part.expert is None) for part in parts)
         for unit, drops in _units(parts).items() if kind not in kinds else ():
             whole, silent, gone = (_output(hf, layer, ids, each) for each in ([], _writing(drops), drops))

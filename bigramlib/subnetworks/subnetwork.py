@@ -203,7 +203,8 @@ class Subnetwork:
             ValueError: it is not a subnetwork of this model (see `check_fits`).
         """
         self.check_fits(model)
-        masked = {name: weight.data * self.masks[name].to(weight.device) for name, weight in model.maskable.items()}
+        weights = {name: weight.data for name, weight in model.maskable.items() if not weight.is_meta}
+        masked = {name: weight * self.masks[name].to(weight.device) for name, weight in weights.items()}
         with model.replaced(masked):
             yield model
 

@@ -38,8 +38,10 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from bigramlib.models.architectures import holder
 from bigramlib.models.language_model import LanguageModel
+from bigramlib.models.left_out import check_loaded
 from bigramlib.training.config import SparsifyConfig
 from bigramlib.training.optimizer import LogitOptimizer
+from bigramlib.training.ranks import ALONE, Ranks
 
 ZERO_WEIGHT_LOGIT = -1e6
 LOWEST_GATE = 1e-20
@@ -56,7 +58,10 @@ class Gates:
         dropped: the attention blocks and MLPs that are skipped, by module name.
         blocks: the gates of the others, by module name.
         masked: the masked weights by parameter name: leaves for autograd, whose values lie in the workspace.
+        ranks: the processes that keep them together.
     """
+
+    ranks: Ranks = ALONE
 
     def __init__(self, model: LanguageModel, config: SparsifyConfig) -> None:
         self.model = model
@@ -65,14 +70,18 @@ class Gates:
         self.shapes = {name: weight.shape for name, weight in model.maskable.items()}
         searched = set(model.architecture.within(config.layers, config.attention))
         kept = {block: names for block, names in model.architecture.blocks.items() if not searched.isdisjoint(names)}
+        check_loaded(model.hf, model.architecture, model.name, kept)
         self.dropped = [block for block in model.architecture.blocks if block not in kept]
-        largest = max(sum(self.shapes[name].numel() for name in names) for names in kept.values())
-        self.workspace = Workspace(largest, config.dtype, model.device)
-        self.blocks = {
-            block: BlockGates({name: model.maskable[name] for name in names}, config, self.workspace)
-            for block, names in kept.items()
-        }
+        self.blocks = self.blocks_of(
+            {block: {name: model.maskable[name] for name in names} for block, names in kept.items()}, config
+        )
         self.masked = {name: masked for block in self.blocks.values() for name, masked in block.masked.items()}
+
+    def blocks_of(self, weights: dict[str, dict[str, Tensor]], config: SparsifyConfig) -> dict[str, BlockGates]:
+        """The gates of each block, given its weights by parameter name; they share one workspace."""
+        largest = max(sum(map(Tensor.numel, block.values())) for block in weights.values())
+        self.workspace = Workspace(largest, largest, config.dtype, self.model.device)
+        return {name: BlockGates(block, config, self.workspace) for name, block in weights.items()}
 
     def begin_step(self, beta: float) -> None:
         """Use gates sigmoid(beta s) from now on, until the backward pass updates the logits.
@@ -118,17 +127,16 @@ class Gates:
         """The masks s > 0 by parameter name, on the CPU; of matrices that were not searched nothing is kept."""
         masks = {name: torch.zeros(shape, dtype=torch.bool, device="cpu") for name, shape in self.shapes.items()}
         for block in self.blocks.values():
-            for name, part in block.split(block.logits > 0):
-                masks[name] = part.cpu().clone()
+            masks |= block.masks()
         return masks
 
 
 class Workspace:
     """Memory that all blocks share, for the gates and masked weights of one of them at a time: of its `owner`."""
 
-    def __init__(self, size: int, dtype: torch.dtype, device: torch.device) -> None:
-        self.gates = torch.zeros(size, dtype=torch.float32, device=device)
-        self.masked = torch.zeros(size, dtype=dtype, device=device)
+    def __init__(self, gates: int, weights: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.gates = torch.zeros(gates, dtype=torch.float32, device=device)
+        self.masked = torch.zeros(weights, dtype=dtype, device=device)
         self.owner: BlockGates | None = None
 
     def pack(self, saved: Tensor) -> tuple[BlockGates | None, Tensor]:
@@ -152,7 +160,7 @@ class BlockGates:
         flat = torch.cat([weight.flatten() for weight in weights.values()])
         self.logits = torch.nn.Parameter(torch.zeros_like(flat).masked_fill_(flat == 0, ZERO_WEIGHT_LOGIT))
         self.optimizer = LogitOptimizer(self.logits, config.learning_rate)
-        self.masked = {name: part.detach().requires_grad_() for name, part in self.split(workspace.masked)}
+        self.masked = {name: part.detach().requires_grad_() for name, part in self.matrices(workspace.masked)}
         block = weakref.proxy(self)  # a tensor's hooks are invisible to the garbage collector
         for name, masked in self.masked.items():
             masked.register_post_accumulate_grad_hook(partial(BlockGates.take_gradient, block, name))
@@ -162,6 +170,10 @@ class BlockGates:
         pieces = flat[: len(self.logits)].split([weight.numel() for weight in self.weights.values()])
         for (name, weight), piece in zip(self.weights.items(), pieces, strict=True):
             yield name, piece.view(weight.shape)
+
+    def matrices(self, flat: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """The name of each matrix, and where it lies in the workspace's masked weights."""
+        return self.split(flat)
 
     def begin_step(self, beta: float, penalty_per_weight: float) -> None:
         """Set beta and what one open gate adds to the loss (nats), and expect one backward pass."""
@@ -182,12 +194,17 @@ class BlockGates:
         """
         gates = self.workspace.gates[: len(self.logits)]
         if self.workspace.owner is not self:
+            self.workspace.owner = None
             torch.mul(self.logits, self.beta, out=gates).sigmoid_()
             torch.threshold_(gates, LOWEST_GATE, 0.0)
-            for (name, gate), (_, masked) in zip(self.split(gates), self.split(self.workspace.masked), strict=True):
-                torch.mul(gate, self.weights[name], out=masked)
+            for (name, gate), (_, masked) in zip(self.split(gates), self.matrices(self.workspace.masked), strict=True):
+                self.multiply(gate, self.weights[name], masked)
             self.workspace.owner = self
         return gates
+
+    def multiply(self, gate: Tensor, weight: Tensor, masked: Tensor) -> None:
+        """Write the product of a matrix with its gates."""
+        torch.mul(gate, weight, out=masked)
 
     def expect_passes(self, passes: int) -> None:
         """Forget the gradients that have come so far, and update the logits when so many of each matrix have come."""
@@ -207,6 +224,14 @@ class BlockGates:
         self.logits.copy_(on_device.pop("logits"))
         self.optimizer.restore(on_device)
 
+    def masks(self) -> dict[str, Tensor]:
+        """The masks s > 0 of its matrices, on the CPU."""
+        return {name: part.cpu().clone() for name, part in self.split(self.logits > 0)}
+
+    def own(self, gradient: Tensor) -> Tensor:
+        """The part of a matrix's gradient that belongs to the logits here: all of it."""
+        return gradient
+
     @torch.no_grad()
     def take_gradient(self, name: str, masked: Tensor) -> None:
         """The hook that torch calls when the gradient by a masked matrix has come; after the last one, update the logits.
@@ -218,6 +243,7 @@ class BlockGates:
         gradient, masked.grad = masked.grad, None
         if self.updated:
             return
+        gradient = self.own(gradient)
         if self.gradient is None:
             self.gradient = torch.empty_like(self.logits)
         part = dict(self.split(self.gradient))[name]

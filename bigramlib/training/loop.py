@@ -16,7 +16,9 @@ from bigramlib.text.corpus import TokenCorpus
 from bigramlib.training.batches import batches, on_device
 from bigramlib.training.config import SparsifyConfig
 from bigramlib.training.gates import Gates
+from bigramlib.training.ranks import ALONE, Ranks
 from bigramlib.training.run import Run, SavedState
+from bigramlib.training.sharded_gates import ShardedGates
 from bigramlib.training.step import OptimizerStep
 from bigramlib.training.stopping import CHECK_EVERY, are_decided, count_gates
 
@@ -32,6 +34,7 @@ def train(
     run: Run,
     tensors: dict[str, Tensor] | None,
     saved_state: SavedState,
+    ranks: Ranks = ALONE,
 ) -> Subnetwork:
     """Train a mask until its gates are decided or the steps are used up; returns the subnetwork that it keeps.
 
@@ -43,25 +46,27 @@ def train(
         run: how far the run is; updated at each step.
         tensors: the gates of a run that is continued; None at its beginning.
         saved_state: where the state is saved at times, and when an interrupt comes.
+        ranks: the processes that train it together, each calling this.
     """
     generator = np.random.default_rng([config.seed, run.attempt])
     draw = batches(corpus, config, generator, run.step)
-    gates = Gates(model, config)
+    gates = ShardedGates(model, config, ranks) if ranks.count > 1 else Gates(model, config)
     step = OptimizerStep(model, target.bind(model), gates, config, run)
     if tensors is not None:
         gates.restore(tensors)
         generator.bit_generator.state = run.generator
     saved_state.count_from(run.step)
-    progress = tqdm(total=config.steps, initial=run.step, desc=f"lambda {config.sparsity_penalty:g}", unit="step")
+    label = {"desc": f"lambda {config.sparsity_penalty:g}", "unit": "step"} | ({} if ranks.leads else {"disable": True})
+    progress = tqdm(total=config.steps, initial=run.step, **label)
     with progress, interrupts_deferred() as interrupted:
         while run.step < config.steps and not run.converged:
-            step.take(*on_device(draw(), model.device))
+            step.take(*on_device(ranks.share(draw()), model.device))
             run.beta *= config.final_beta ** (1 / config.steps)
             run.step += 1
             progress.update()
             check = run.step % CHECK_EVERY == 0 or run.step == config.steps
-            stop = interrupted()
-            save = stop or saved_state.due(run.step)
+            stop, due = ranks.any(interrupted(), saved_state.due(run.step))
+            save = stop or due
             if check or save or run.step == 1:  # a target that is no distribution shows in the first step
                 kl = step.read()
             if check:

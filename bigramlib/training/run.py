@@ -38,6 +38,11 @@ class Run:
     losses: list[float] = field(default_factory=list)
     history: list[tuple[int, float, float, float]] = field(default_factory=list)
 
+    @classmethod
+    def of(cls, facts: dict) -> Run:
+        """A run from what JSON has made of its fields."""
+        return cls(**facts | {"history": [(step, kl, kept, undecided) for step, kl, kept, undecided in facts["history"]]})
+
 
 class SavedState(StateFile):
     """The file that keeps the state of one run: its gates' tensors (safetensors), its `Run` (JSON), and a hash of both."""
@@ -55,10 +60,20 @@ class SavedState(StateFile):
         return self.read("mask training", _parsed, FORMAT, FORMAT_WITH_PENALTIES)
 
 
+class NoState(SavedState):
+    """In the place of a saved state where another process saves it."""
+
+    def due(self, step: int) -> bool:
+        """Never."""
+        return False
+
+    def save(self, run: Run, tensors: Mapping[str, Tensor]) -> None:
+        """Write nothing."""
+
+
 def _parsed(form: str, facts: dict, tensors: dict[str, Tensor]) -> tuple[Run, dict[str, Tensor]]:
     """The run and its tensors, as a state holds them."""
-    run = Run(**facts)
-    run.history = [(step, kl, kept, undecided) for step, kl, kept, undecided in run.history]
+    run = Run.of(facts)
     if form == FORMAT_WITH_PENALTIES:
         run.losses = []
     return run, tensors

@@ -6,8 +6,10 @@ The algorithm is continuous sparsification (Savarese et al. 2020) as used by Cha
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 from bigramlib.models.language_model import LanguageModel
@@ -18,7 +20,8 @@ from bigramlib.targets.target import Target
 from bigramlib.text.corpus import TokenCorpus
 from bigramlib.training.config import SparsifyConfig
 from bigramlib.training.loop import train
-from bigramlib.training.run import Run, SavedState
+from bigramlib.training.ranks import ALONE, Ranks
+from bigramlib.training.run import NoState, Run, SavedState
 from bigramlib.training.stopping import is_unstable
 from bigramlib.version import __version__
 
@@ -31,6 +34,8 @@ def find_subnetwork(
     target: Target,
     corpus: TokenCorpus,
     config: SparsifyConfig | None = None,
+    *,
+    ranks: Ranks = ALONE,
 ) -> Subnetwork:
     """Train a mask over the model's attention and MLP matrices so that what is kept predicts the target.
 
@@ -44,6 +49,7 @@ def find_subnetwork(
         target: what the subnetwork should predict.
         corpus: training text (of which, with `flattening`, only the unigram distribution is used).
         config: the schedule; `SparsifyConfig.suited` to model and target if not given.
+        ranks: the processes that search together (`ranks.joined`), each of which calls this with the same arguments.
 
     Returns:
         A subnetwork whose provenance records the config, whether the gates were decided in time (`converged`), and the
@@ -61,33 +67,66 @@ def find_subnetwork(
     model_facts = model.facts()
     facts = key_facts(model_facts, target, corpus, config)
     file = store_folder("subnetworks") / f"{store_key(facts)}.safetensors"
-    if stored := stored_subnetwork(file, facts, aside=False):
-        return stored
-    with locked(file):
-        if stored := stored_subnetwork(file, facts):
+    attempt = partial(train, model, target, corpus, config)
+    if not ranks.leads:
+        return _followed(attempt, file, facts, ranks)
+    with _told(ranks, file):
+        if stored := stored_subnetwork(file, facts, aside=False):
             return stored
-        check_writable(file.parent)
-        _warn_of_earlier(file, facts)
-        saved_state = SavedState(store_folder("unfinished") / file.name)
-        subnetwork, run = _trained(model, target, corpus, config, saved_state)
-        _check_unchanged(model, facts, key_facts(model.facts(), target, corpus, config))
-        subnetwork = replace(subnetwork, provenance=_provenance(model_facts, corpus, config, facts, run))
-        subnetwork.save(file)
-        saved_state.remove()
-    return subnetwork
+        with locked(file):
+            if stored := stored_subnetwork(file, facts):
+                return stored
+            check_writable(file.parent)
+            _warn_of_earlier(file, facts)
+            saved_state = SavedState(store_folder("unfinished") / file.name)
+            subnetwork, run = _trained(attempt, config.attempts, saved_state, ranks)
+            _check_unchanged(model, facts, key_facts(model.facts(), target, corpus, config))
+            subnetwork = replace(subnetwork, provenance=_provenance(model_facts, corpus, config, facts, run))
+            subnetwork.save(file)
+            saved_state.remove()
+        return subnetwork
+
+
+@contextmanager
+def _told(ranks: Ranks, file: Path) -> Iterator[None]:
+    """At the end of the block, which leaves a subnetwork in a file, tell the other processes."""
+    yield
+    ranks.tell({"file": file.name})
 
 
 def _trained(
-    model: LanguageModel, target: Target, corpus: TokenCorpus, config: SparsifyConfig, saved_state: SavedState
+    attempt: Callable[..., Subnetwork], attempts: int, saved_state: SavedState, ranks: Ranks
 ) -> tuple[Subnetwork, Run]:
     """The result of the first attempt that is stable, or of the last one; continued from a saved state if there is one."""
     run, tensors = saved_state.load() or (Run(), None)
-    subnetwork = train(model, target, corpus, config, run, tensors, saved_state)
-    del tensors
-    while is_unstable(run.losses) and run.attempt + 1 < config.attempts:
-        run = Run(run.attempt + 1)
-        subnetwork = train(model, target, corpus, config, run, None, saved_state)
-    return subnetwork, run
+    while True:
+        ranks.tell({"file": saved_state.file.name, "run": asdict(run), "continued": tensors is not None})
+        subnetwork = attempt(run, tensors, saved_state, ranks)
+        if not is_unstable(run.losses) or run.attempt + 1 >= attempts:
+            return subnetwork, run
+        run, tensors = Run(run.attempt + 1), None
+
+
+def _followed(attempt: Callable[..., Subnetwork], file: Path, facts: dict, ranks: Ranks) -> Subnetwork:
+    """What rank 0 finds: train with it as often as it trains, then read its file.
+
+    Raises:
+        ValueError: it searches something else.
+        FileNotFoundError: its store is not the one here.
+    """
+    while True:
+        message = ranks.tell()
+        if message["file"] != file.name:
+            raise ValueError("The processes were asked for different searches; give all the same model, text and settings.")
+        if "run" not in message:
+            break
+        attempt(Run.of(message["run"]), {} if message["continued"] else None, NoState(file), ranks)
+    if found := stored_subnetwork(file, facts, aside=False):
+        return found
+    raise FileNotFoundError(
+        f"{str(file)!r} is not here, though another process of this search has written it; set BIGRAMLIB_STORE to a folder "
+        "that all processes see."
+    )
 
 
 def _check_unchanged(model: LanguageModel, before: dict, after: dict) -> None:

@@ -18,6 +18,7 @@ from bigramlib.models.language_model import LanguageModel
 from bigramlib.targets.target import BoundTarget
 from bigramlib.training.config import SparsifyConfig
 from bigramlib.training.gates import Gates
+from bigramlib.training.ranks import OtherOutOfMemoryError
 from bigramlib.training.run import Run
 from bigramlib.training.stopping import gradients_watched
 
@@ -64,11 +65,15 @@ class OptimizerStep:
         with gradients_watched(self.gates.masked, self.model) if self.run.step == 0 else nullcontext():
             while True:
                 try:
-                    self.unread.append(self._passes(ids, weights))
+                    losses = self._passes(ids, weights)
+                    self.gates.ranks.check()
+                    self.unread.append(losses)
                     return
                 except (MemoryError, RuntimeError) as error:
                     if not is_out_of_memory(error):
                         raise
+                    if not isinstance(error, OtherOutOfMemoryError):
+                        self.gates.ranks.check(out_of_memory=True)
                     self._check_divisible(ids, error)
                 self._take_more_passes(len(ids))  # after the except block, which keeps the tensors of the failed pass alive
 
@@ -83,7 +88,8 @@ class OptimizerStep:
         Raises:
             FloatingPointError: the loss or weights are not finite, or the KL is negative.
         """
-        rows = iter(torch.cat(self.unread).tolist())
+        losses, ranks = torch.cat(self.unread), self.gates.ranks
+        rows = iter((ranks.sum(losses) if ranks.divide(self.config.batch_size) else losses).tolist())
         for step, passes in enumerate(self.unread, self.run.step - len(self.unread) + 1):
             kl = entropy = 0.0
             for of_pass in islice(rows, len(passes)):
@@ -99,7 +105,7 @@ class OptimizerStep:
         Returns:
             The part of each pass in the batch's KL and entropy, nats.
         """
-        model, gates, passes = self.model, self.gates, self.run.passes
+        model, gates, passes = self.model, self.gates, min(self.run.passes, len(ids))
         gates.expect_passes(passes)
         losses = []
         entropy_of = getattr(self.divergence, "entropy", torch.zeros_like)

@@ -31,7 +31,7 @@ def count_gates(gates: Gates, beta: float) -> tuple[int, int]:
     threshold = math.log(9) / beta
     logits = [block.logits for block in gates.blocks.values()]
     counts = [torch.stack([(part > threshold).sum(), (part.abs() < threshold).sum()]) for part in logits]
-    kept, undecided = torch.stack(counts).sum(0).tolist()
+    kept, undecided = gates.ranks.sum(torch.stack(counts).sum(0)).tolist()
     return kept, undecided
 
 

@@ -43,6 +43,9 @@ def test_a_benchmark_measures_and_is_saved(question, model, corpus, monkeypatch,
     monkeypatch.setattr(measuring, "RESULTS", tmp_path)
     for module in (memory, counting, growth):
         monkeypatch.setattr(module, "peak_bytes", lambda function, *arguments: measuring._peak_of(function, arguments))
+    monkeypatch.setattr(
+        memory, "peak_bytes_together", lambda function, count, *given: measuring._peak_of(function, (0, 1, *given))
+    )
     table, figures = toy(question, model, corpus)
     folder = measuring.save(question, table, figures)
     summary = pd.read_csv(folder / "summary.csv")
