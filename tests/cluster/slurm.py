@@ -3,7 +3,6 @@
 import getpass
 import os
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -19,7 +18,6 @@ import psutil
 NODES = ("node1", "node2")
 CORES, MEMORY = 2, 8192
 """What each node says it has, whatever the machine has: cores, and memory in MiB."""
-PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scancel", "scontrol", "sinfo", "squeue", "srun")
 PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 """Where daemons lie is not on the path of users other than root."""
 SECONDS_TO_START, SECONDS_TO_END = 30, 10
@@ -30,7 +28,7 @@ SlurmctldPort={controller_port}
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
 StateSaveLocation={folder}/state
 SlurmctldPidFile={folder}/slurmctld.pid
 SlurmctldLogFile={folder}/slurmctld.log
@@ -53,11 +51,6 @@ PartitionName=all Nodes=ALL Default=YES
 NODE = "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cores} RealMemory={memory}\n"
 
 
-def missing_programs() -> list[str]:
-    """The programs of SLURM and munge that this machine lacks."""
-    return [program for program in PROGRAMS if not shutil.which(program, path=PATH)]
-
-
 @dataclass(frozen=True)
 class Slurm:
     """A running cluster; its commands find it by `SLURM_CONF` in the environment.
@@ -70,9 +63,9 @@ class Slurm:
     folder: Path
     seconds: float
 
-    def jobs(self) -> dict[str, str]:
-        """The nodes of the running jobs, by the jobs' numbers."""
-        return dict(line.split() for line in _said("squeue", "--noheader", "--states=running", "--format=%A %N").splitlines())
+    def jobs(self, states: str = "running") -> dict[str, str]:
+        """The nodes of the jobs that are in some states ("running", "all"), by the jobs' numbers."""
+        return dict(line.split() for line in _said("squeue", "--noheader", f"--states={states}", "--format=%A %N").splitlines())
 
     def cancel(self, job: str, *options: str) -> None:
         """End a job, as a user or the time limit does; or send it a signal (`--signal=USR2`), as preemption does."""
