@@ -20,7 +20,7 @@ from bigramlib.cluster.workers import ONE_THREAD, workers
 from bigramlib.store import store_root
 from bigramlib.training.run import SavedState
 
-LONG = replace(QUICK, steps=600, undecided_share=0.0)
+LONG = replace(QUICK, steps=200, undecided_share=0.0)
 SAVED_EVERY = 20
 DRIVER = """
 import sys
@@ -74,7 +74,7 @@ def begun():
 
 def kill_when_saved(process=None):
     """Kill a process, if none is given that of the first search whose state is saved; returns the file of that search."""
-    last = time.monotonic() + 60
+    last = time.monotonic() + 150
     while not (files := list((store_root() / "unfinished").glob("*.safetensors"))):
         assert time.monotonic() < last, "no state was saved"
         time.sleep(0.01)
