@@ -57,8 +57,7 @@ class SavedState(StateFile):
 
 def _parsed(form: str, facts: dict, tensors: dict[str, Tensor]) -> tuple[Run, dict[str, Tensor]]:
     """The run and its tensors, as a state holds them."""
-    run = Run(**facts)
-    run.history = [(step, kl, kept, undecided) for step, kl, kept, undecided in run.history]
+    run = Run(**facts | {"history": [(step, kl, kept, undecided) for step, kl, kept, undecided in facts["history"]]})
     if form == FORMAT_WITH_PENALTIES:
         run.losses = []
     return run, tensors
