@@ -2,14 +2,15 @@
 # make lab         JupyterLab on notebooks/                                        make pretrain   train mini again (00)
 # make notebooks   execute the notebooks as they are committed                     make bench   what everything costs, measured
 # make sweep       a grid of searches, SWEEP=sweep.yaml: a table                  make gpu-check  what a GPU finds and costs
-# make clean       remove this checkout's .store and .executed; no mask else
+# make clean       remove this checkout's .store and .executed; no mask else       make cluster-test  searches on a SLURM, started here
 BENCHMARKS ?= step memory counting residual_pass overlap growth steps_to_quality
 PYTHON ?= python3
+SLURM := munged slurmctld slurmd sbatch srun
 BIN := .venv/bin
 # What a user gives reaches the environment as it was typed: neither make nor the shell reads a $ or a quote in it.
 GIVEN := MODEL CORPUS TEXT_COLUMN DEVICE NOTEBOOKS SWEEP SCHEDULER PROCESSES BIGRAMLIB_STORE
 $(foreach name,$(GIVEN),$(if $(filter command,$(origin $(name))),$(eval override export $(name) := $$(value $(name)))))
-.PHONY: reproduce sweep test lab pretrain notebooks bench gpu-check clean
+.PHONY: reproduce sweep test lab pretrain notebooks bench gpu-check cluster-test slurm-is-here clean
 reproduce sweep pretrain notebooks: .venv/ready
 	@HF_HUB_DISABLE_TELEMETRY=1 $(BIN)/python -m bigramlib $@
 test: .venv/ready
@@ -25,6 +26,11 @@ bench: .venv/ready
 	@for question in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$question || exit 1; done
 gpu-check: .venv/ready
 	@$(BIN)/python -m benchmarks.gpu_check
+cluster-test: slurm-is-here .venv/ready
+	$(BIN)/python -m pytest -q -s tests/cluster/on_slurm.py
+slurm-is-here:
+	@for program in $(SLURM); do PATH=$$PATH:/usr/sbin:/sbin command -v $$program >/dev/null || { \
+		echo "make: $$program is missing; apt-get install slurm-wlm munge (or your system's packages) brings it."; exit 1; }; done
 clean:
 	@unset CDPATH; case "$$BIGRAMLIB_STORE" in "~/"*) BIGRAMLIB_STORE=$$HOME$${BIGRAMLIB_STORE#?};; esac; \
 	named=$$(cd "$${BIGRAMLIB_STORE:-/}" 2>/dev/null && pwd -P); for place in .store .executed; do [ ! -e $$place ] || \

@@ -19,6 +19,7 @@ POLLED_EVERY = 0.05
 """Seconds between two looks at which calls have ended."""
 MARKS = "sweeps"
 """The folder of the store in which workers look for what the caller put there."""
+LACKING = "A worker or the scheduler cannot import bigramlib; install it in their environment, in the same version."
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -119,10 +120,7 @@ def _explained(error: Exception, item: object) -> Exception:
     link: BaseException | None = error
     while link is not None:
         if "No module named 'bigramlib" in str(link):
-            sentence = (
-                "A worker or the scheduler cannot import bigramlib; install it in their environment, in the same version."
-            )
-            explained = ModuleNotFoundError(sentence)
+            explained = ModuleNotFoundError(LACKING)
             explained.__cause__ = error
             error = explained
             break

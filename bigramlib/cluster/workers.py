@@ -6,8 +6,9 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from bigramlib.cluster.executors import Executor
+from bigramlib.cluster.executors import LACKING, Executor
 
 RETRIES = 2
 """How often a call is begun anew whose worker was lost."""
@@ -34,8 +35,9 @@ def workers(
         weights: maskable weights of the largest model, by which the memory of a process is estimated.
 
     Raises:
-        ConnectionError: no scheduler answers at that address, or it has no workers.
-        ModuleNotFoundError: Dask is not installed; it comes with the extra "cluster".
+        ConnectionError: no scheduler answers at that address.
+        ModuleNotFoundError: Dask is not installed (it comes with the extra "cluster"), or the scheduler or a worker lacks
+            bigramlib.
     """
     if scheduler:
         with _connected(scheduler) as client:
@@ -77,7 +79,7 @@ def suited_processes(weights: int) -> int:
 
 
 @contextmanager
-def _connected(scheduler: str) -> Iterator:
+def _connected(scheduler: str) -> Iterator[Any]:
     """A client of a scheduler that has workers."""
     from distributed import Client
 
@@ -91,4 +93,17 @@ def _connected(scheduler: str) -> Iterator:
             client.wait_for_workers(1, timeout=SECONDS_TO_CONNECT)
         except TimeoutError:
             logging.getLogger(__name__).warning("The scheduler at %s has no workers yet; waiting for some.", scheduler)
+        _check_library(client)
         yield client
+
+
+def _check_library(client: Any) -> None:
+    """Raise ModuleNotFoundError unless the scheduler and its workers can import this library.
+
+    A worker that cannot would end without a word at its first call, which would wait for ever.
+    """
+    try:
+        client.run_on_scheduler(exec, "import bigramlib")
+        client.run(exec, "import bigramlib")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(LACKING) from error

@@ -114,7 +114,7 @@ def test_values_with_spaces_and_quotes_reach_the_notebook_from_the_command_line_
     assert code != 0 and output.startswith("make: NOTEBOOKS has '02'; choose from 01.\n")
 
 
-@pytest.mark.parametrize("target", ["reproduce", "pretrain", "notebooks", "lab", "bench", "test"])
+@pytest.mark.parametrize("target", ["reproduce", "pretrain", "notebooks", "lab", "bench", "test", "cluster-test"])
 def test_a_failing_command_fails_the_target(checkout, target):
     for name in ("python", "jupyter"):
         checkout.stub(name, "#!/bin/sh\nexit 3\n")
@@ -126,6 +126,17 @@ def test_all_checks_are_made_before_the_notebooks_are_executed_anew(checkout):
     assert checkout.called("ruff") and checkout.called("mypy") == checkout.called("lint-imports") == [[]]
     tests = [["-m", "pytest", "-q"], ["-m", "pytest", "-q", "-s", "tests/project/committed_notebooks.py"]]
     assert sorted(checkout.called("python")) == tests
+
+
+def test_what_the_tests_on_slurm_lack_is_said_before_anything_is_built(checkout):
+    (checkout.root / ".venv/ready").unlink()
+    code, output = checkout.make("cluster-test", "SLURM=sh no-such-daemon", "PYTHON=false")
+    assert code != 0 and output.startswith("make: no-such-daemon is missing; apt-get install slurm-wlm munge ")
+
+
+def test_the_tests_on_slurm_are_run_where_its_programs_are(checkout):
+    assert checkout.make("cluster-test", "SLURM=sh")[0] == 0
+    assert checkout.called("python") == [["-m", "pytest", "-q", "-s", "tests/cluster/on_slurm.py"]]
 
 
 @pytest.mark.parametrize(
