@@ -97,7 +97,7 @@ def evaluate(
     finite = np.isfinite(bigram_bits)
     warn_of_few(documents[finite])
     clipped = np.where(finite, bigram_bits, bigram_bits[finite].max(initial=0.0))
-    return Evaluation(
+    evaluation = Evaluation(
         r=correlation(bits[finite], bigram_bits[finite]),
         r_interval=correlation_interval(bits[finite], bigram_bits[finite], documents[finite]),
         r_clipped=correlation(bits, clipped),
@@ -107,6 +107,10 @@ def evaluate(
         bigram_surprisals=bigram_bits,
         documents=documents,
     )
+    if subnetwork and isinstance(table, BigramTable) and not model.identity.beneath:
+        facts = {"r": evaluation.r, "r_interval": evaluation.r_interval, "text": corpus.name, "tokens": len(bits)}
+        subnetwork.measured.update(facts)
+    return evaluation
 
 
 def windows_with_next_tokens(
