@@ -84,7 +84,7 @@ def as_html(provenance: dict, measured: dict, table: pd.DataFrame) -> str:
     said += f"in {component} of layer {layer}."
     image = base64.b64encode(svg(grid).encode()).decode()
     return (
-        f"<div><b>{html.escape(title(provenance))}</b><table>{cells}</table>"
+        f"<div><b>{html.escape(title(provenance))}</b><table style='color:inherit;font:inherit'>{cells}</table>"
         f"<img alt='{said}' title='{said}' src='data:image/svg+xml;base64,{image}'></div>"
     )
 

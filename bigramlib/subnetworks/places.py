@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bigramlib.models.architectures import Architecture
 from bigramlib.models.components import ATTENTION_COMPONENTS, MLP_COMPONENTS
+from bigramlib.numeric import whole_number
 
 
 def component_table(masks: Mapping[str, Tensor], architecture: Architecture) -> pd.DataFrame:
@@ -140,9 +141,12 @@ def checked_heads(architecture: Architecture, pairs: Iterable) -> list[tuple[int
     pairs = list(pairs)
     if not all(isinstance(pair, Sequence | np.ndarray) and len(pair) == 2 for pair in pairs):
         raise ValueError(f"Heads are named by pairs of layer and head, such as [(0, 3), (2, 1)], not by {pairs!r}.")
-    layers = [checked_index("layer", layer, architecture.layers) for layer, _ in pairs]
-    heads = [head_units(architecture, layer, head)["o"][0] for layer, (_, head) in zip(layers, pairs, strict=True)]
-    return list(zip(layers, heads, strict=True))
+    heads = []
+    for pair in pairs:
+        layer, head = (whole_number(what, index) for what, index in zip(("layer", "head"), pair, strict=True))
+        layer = checked_index("layer", layer, architecture.layers)
+        heads.append((layer, head_units(architecture, layer, head)["o"][0]))
+    return heads
 
 
 def head_masks(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from bigramlib.models.language_model import LanguageModel
 from bigramlib.models.locks import one_at_a_time
+from bigramlib.numeric import Number
 from bigramlib.store import check_writable, content_hash, locked, set_aside, store_folder
 from bigramlib.subnetworks.subnetwork import Subnetwork
 from bigramlib.targets.target import Target
@@ -20,6 +21,7 @@ from bigramlib.training.config import SparsifyConfig
 from bigramlib.training.loop import train
 from bigramlib.training.run import Run, SavedState
 from bigramlib.training.stopping import is_unstable
+from bigramlib.training.wished_density import checked_density, with_density
 from bigramlib.version import __version__
 
 log = logging.getLogger(__name__)
@@ -31,6 +33,8 @@ def find_subnetwork(
     target: Target,
     corpus: TokenCorpus,
     config: SparsifyConfig | None = None,
+    *,
+    density: Number | None = None,
 ) -> Subnetwork:
     """Train a mask over the model's attention and MLP matrices so that what is kept predicts the target.
 
@@ -44,6 +48,9 @@ def find_subnetwork(
         target: what the subnetwork should predict.
         corpus: training text (of which, with `flattening`, only the unigram distribution is used).
         config: the schedule; `SparsifyConfig.suited` to model and target if not given.
+        density: the share of the maskable weights to keep, above 0 and below 1; the config then leaves lambda as it is by
+            default. Lambda is searched in six runs at most, until the density is within 5 % of the wish. All runs are kept in
+            the store, so asking again trains nothing. If none comes so near, the nearest is returned, with a warning.
 
     Returns:
         A subnetwork whose provenance records the config, whether the gates were decided in time (`converged`), and the
@@ -53,11 +60,19 @@ def find_subnetwork(
         FloatingPointError: weights or the loss are not finite, no weight changes the loss, or the target is no distribution.
         OSError: what the store holds cannot be read just now, or the store cannot be written.
         MemoryError: not even one sequence at a time fits into memory (a batch that does not is taken in several passes).
-        ValueError: corpus, target and model do not share a vocabulary.
+        ValueError: corpus, target and model do not share a vocabulary, or no search with this config gives the density.
     """
     config = config or SparsifyConfig.suited(model, target)
     model.check_vocabulary(corpus)
     model.check_length(config.sequence_length)
+    if density is not None:
+        density = checked_density(density, config, model)
+        return with_density(density, lambda penalty: _find(model, target, corpus, replace(config, sparsity_penalty=penalty)))
+    return _find(model, target, corpus, config)
+
+
+def _find(model: LanguageModel, target: Target, corpus: TokenCorpus, config: SparsifyConfig) -> Subnetwork:
+    """The subnetwork of one lambda: from the store, or trained and kept there."""
     model_facts = model.facts()
     facts = key_facts(model_facts, target, corpus, config)
     file = store_folder("subnetworks") / f"{store_key(facts)}.safetensors"
