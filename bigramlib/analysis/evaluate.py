@@ -15,6 +15,8 @@ from bigramlib.numeric import full_precision, whole_number
 from bigramlib.progress import tqdm
 from bigramlib.subnetworks.subnetwork import Subnetwork
 from bigramlib.targets.bigram import BigramTable
+from bigramlib.targets.table_divergence import BoundTable
+from bigramlib.targets.target import MeasurableTarget
 from bigramlib.text.corpus import SEQUENCE_LENGTH, TokenCorpus
 
 NATS_PER_BIT = float(np.log(2))
@@ -66,7 +68,7 @@ class Evaluation:
 def evaluate(
     model: LanguageModel,
     corpus: TokenCorpus,
-    table: BigramTable,
+    table: MeasurableTarget,
     subnetwork: Subnetwork | None = None,
     *,
     max_tokens: int | None = MAX_TOKENS,
@@ -78,7 +80,8 @@ def evaluate(
     Args:
         model: the model.
         corpus: held-out text.
-        table: the bigram table to compare with.
+        table: the bigram table to compare with, or another target that gives surprisals (see `bigramlib.targets.target`). Then
+            whatever the result says of the bigram table is said of that target.
         subnetwork: keep only these weights; the whole model by default.
         max_tokens: at most so many tokens, spread evenly over the corpus; None for all.
         sequence_length: tokens of a sequence.
@@ -87,6 +90,8 @@ def evaluate(
     Raises:
         ValueError: model, corpus, table and subnetwork do not belong together, or no token has a next one in its document.
     """
+    if not isinstance(table, MeasurableTarget):
+        raise ValueError(f"A {type(table).__name__} gives no surprisals to compare with; give a table, such as a BigramTable.")
     model.check_vocabulary(corpus)
     batch_size = whole_number("batch_size", batch_size, least=1)
     current, following, valid = windows_with_next_tokens(corpus, sequence_length, max_tokens)
@@ -132,7 +137,7 @@ def windows_with_next_tokens(
 
 def _predictions(
     model: LanguageModel,
-    table: BigramTable,
+    table: MeasurableTarget,
     subnetwork: Subnetwork | None,
     current: Int[np.ndarray, "sequences pos"],
     following: Int[np.ndarray, "sequences pos"],
@@ -153,5 +158,6 @@ def _predictions(
             hidden = model.hidden(ids)
             log_partition = model.log_partition(hidden)
             surprisals.append((log_partition - model.logits_of(hidden, chosen)).cpu().double().numpy())
-            kls.append(divergence.given(ids, hidden, log_partition).cpu().double().numpy())
+            kl = divergence.given(ids, hidden, log_partition) if isinstance(divergence, BoundTable) else divergence(ids, hidden)
+            kls.append(kl.cpu().double().numpy())
     return np.concatenate(surprisals), np.concatenate(kls)
