@@ -1,4 +1,4 @@
-"""How a subnetwork is shown: in one line, as HTML with a small map, and as a heat map for figures."""
+"""How a subnetwork is drawn: as HTML with a small map for notebooks, and as a heat map for figures."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from bigramlib.numeric import percent
-from bigramlib.subnetworks.places import density_grid, first_mlp_share
-from bigramlib.subnetworks.provenance import model_of
+from bigramlib.subnetworks.places import density_grid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,61 +21,19 @@ CELL_WIDTH, CELL_HEIGHT, MARGIN = 46, 14, 24
 TALLEST = 280
 
 
-def title(provenance: dict) -> str:
-    """What a subnetwork is: the model that it is of, and how it was made if not by training."""
-    model, origin = model_of(provenance), provenance.get("origin")
-    return f"Subnetwork of {model!r}" + (f" ({origin})" if origin else "")
-
-
-def size(kept: int, total: int) -> str:
-    """How many weights are kept, of how many."""
-    return f"{kept:,} of {total:,} maskable weights ({percent(kept / total)})"
-
-
-def line(provenance: dict, measured: dict, kept: int, total: int) -> str:
-    """A subnetwork in one line: its model, its size, and, where they are known, its lambda and its bigram correlation."""
-    parts = [size(kept, total)]
-    if "sparsity_penalty" in provenance:
-        parts.append(f"lambda {provenance['sparsity_penalty']:g}")
-    if "r" in measured:
-        parts.append(f"r {measured['r']:.3f}")
-    return f"{title(provenance)}: {', '.join(parts)}"
-
-
-def facts(provenance: dict, measured: dict) -> dict[str, str]:
-    """What is known of a subnetwork beside its size, for people: names and texts, without hashes and history."""
-    found = {}
-    if "sparsity_penalty" in provenance:
-        found["lambda"] = f"{provenance['sparsity_penalty']:g}"
-    if "r" in measured:
-        low, high = measured["r_interval"]
-        found["bigram correlation r"] = (
-            f"{measured['r']:.3f} ({low:.3f} to {high:.3f}) on {measured['tokens']:,} tokens of {measured['text']}"
-        )
-    if "corpus" in provenance:
-        found["found on"] = str(provenance["corpus"])
-    if "steps" in provenance:
-        decided = "all gates decided" if provenance.get("converged") else "not all gates decided"
-        found["training"] = f"{provenance['steps']} steps, {decided}"
-    return found
-
-
-def as_html(provenance: dict, measured: dict, table: pd.DataFrame) -> str:
+def as_html(title: str, facts: dict[str, str], table: pd.DataFrame) -> str:
     """A subnetwork as HTML for a notebook: what is known of it, and a map of where its weights lie.
 
     All styles are inline, and the map is an image: notebooks that are not trusted drop `<style>` and `<svg>`, and keep these.
 
     Args:
-        provenance: of the subnetwork.
-        measured: what was measured of it.
+        title: what it is.
+        facts: what is known of it.
         table: its `component_table`.
     """
-    kept, total = int(table.kept.sum()), int(table.total.sum())
-    share = f"{percent(first_mlp_share(table), 1)} of the kept weights"
-    rows = {"kept": size(kept, total), "in the first MLP": share, **facts(provenance, measured)}
     cells = "".join(
         f"<tr><th style='text-align:left'>{name}</th><td style='text-align:left'>{html.escape(value)}</td></tr>"
-        for name, value in rows.items()
+        for name, value in facts.items()
     )
     grid = density_grid(table)
     layer, component = grid.stack().idxmax()
@@ -84,7 +41,7 @@ def as_html(provenance: dict, measured: dict, table: pd.DataFrame) -> str:
     said += f"in {component} of layer {layer}."
     image = base64.b64encode(svg(grid).encode()).decode()
     return (
-        f"<div><b>{html.escape(title(provenance))}</b><table style='color:inherit;font:inherit'>{cells}</table>"
+        f"<div><b>{html.escape(title)}</b><table style='color:inherit;font:inherit'>{cells}</table>"
         f"<img alt='{said}' title='{said}' src='data:image/svg+xml;base64,{image}'></div>"
     )
 
@@ -119,15 +76,20 @@ def svg(grid: pd.DataFrame) -> str:
     )
 
 
-def plot_density(axes: Axes, table: pd.DataFrame) -> None:
+def plot_density(axes: Axes | None, table: pd.DataFrame) -> Axes:
     """Draw where the kept weights lie: the share kept by layer and component, as a heat map.
 
     Args:
-        axes: where to draw.
+        axes: where to draw; on new axes if None.
         table: a `component_table`.
+
+    Returns:
+        The axes.
     """
+    import matplotlib.pyplot as plt
     import seaborn as sns
 
+    axes = plt.subplots()[1] if axes is None else axes
     grid = density_grid(table)
     look = {
         "cmap": "Blues",
@@ -137,3 +99,4 @@ def plot_density(axes: Axes, table: pd.DataFrame) -> None:
     sns.heatmap(grid * 100, ax=axes, annot=len(grid) <= 12, fmt=".2g", **look)
     axes.set(xlabel="", ylabel="layer", title="Where the kept weights are")
     axes.tick_params(left=False, bottom=False, rotation=0)
+    return axes

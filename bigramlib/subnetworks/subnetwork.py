@@ -14,11 +14,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from bigramlib.disk import written_whole
 from bigramlib.models.architectures import Architecture
 from bigramlib.models.language_model import LanguageModel
 from bigramlib.numeric import Number, whole_number
 from bigramlib.store import content_hash
-from bigramlib.subnetworks import drawing, hub, places
+from bigramlib.subnetworks import cards, description, drawing, hub, places
+from bigramlib.subnetworks.export import write_model
 from bigramlib.subnetworks.file import read_file, write_file
 from bigramlib.subnetworks.masks import check_masks, check_shapes, masks_hash, shuffled
 from bigramlib.subnetworks.provenance import check_found_in
@@ -33,6 +35,11 @@ class Subnetwork:
 
     Subnetworks of one model combine like sets: `a | b`, `a & b`, `a - b` and `~a`. Two are equal if they keep the same weights
     of the same architecture, wherever they come from.
+
+    Example:
+        >>> without_head = ~Subnetwork.heads(model, [(0, 3)])
+        >>> f"{without_head.density:.3f}"
+        '0.979'
 
     Attributes:
         masks: bool tensors on the CPU by Hugging Face parameter name; True keeps the weight.
@@ -55,9 +62,8 @@ class Subnetwork:
         object.__setattr__(self, "masks", {name: self.masks[name] for name in self.architecture.maskable})
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Subnetwork):
-            return NotImplemented
-        return self.architecture == other.architecture and self.hash == other.hash
+        same = isinstance(other, Subnetwork) and self.architecture == other.architecture
+        return same and self.hash == other.hash
 
     def __hash__(self) -> int:
         return hash(self.hash)
@@ -232,12 +238,7 @@ class Subnetwork:
         return masks_hash(self.masks)
 
     def save(self, path: str | Path) -> None:
-        """Write one safetensors file, whole or not at all; see file.py for its format.
-
-        Raises:
-            ValueError: the provenance holds something that JSON cannot hold.
-            OSError: it cannot be written; a file that was there before stays as it was.
-        """
+        """Write one safetensors file, whole or not at all; raises as `bigramlib.subnetworks.file.write_file` does."""
         write_file(path, self.masks, self.architecture, self.provenance, self.hash)
 
     @classmethod
@@ -249,17 +250,27 @@ class Subnetwork:
         return found
 
     def save_pretrained(self, folder: str | Path, repo: str | None = None) -> None:
-        """Write a folder of the form that it has on the hub: the subnetwork's file and a model card.
-
-        Args:
-            folder: made if missing.
-            repo: the name that the card tells readers to load; the folder by default.
-        """
+        """Write a folder of the form that it has on the hub: the file, and a card that tells to load it as `repo`."""
         folder = Path(folder).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
         self.save(folder / hub.FILE)
-        share = self.first_mlp_share()
-        hub.write_card(folder, repo or str(folder), self.provenance, kept=self.kept, total=self.total, first_mlp_share=share)
+        card = cards.card(cards.OF_SUBNETWORK, repo or folder.name, self.provenance, self._facts())
+        with written_whole(folder / cards.CARD) as temporary:
+            temporary.write_text(card, encoding="utf-8")
+
+    def export(self, folder: str | Path, model: LanguageModel) -> None:
+        """Write the model of which only this subnetwork is kept as an ordinary Hugging Face folder, whole or not at all.
+
+        It holds the model, its tokenizer and a model card; `transformers` and `load_model` load it.
+
+        Raises:
+            ValueError: it is not a subnetwork of this model, or there is something in the folder already.
+            OSError: it cannot be written.
+        """
+        folder = Path(folder).expanduser()
+        card = cards.card(cards.OF_MODEL, folder.name, {"model": model.name, **self.provenance}, self._facts())
+        with self.applied(model):
+            write_model(folder, model, card)
 
     def push_to_hub(self, repo: str, *, private: bool = False, token: str | None = None) -> str:
         """Upload to a repository of the hub, which is made if it is missing; returns the address of the commit."""
@@ -269,26 +280,21 @@ class Subnetwork:
 
     @classmethod
     def from_pretrained(cls, source: str | Path, revision: str | None = None) -> Subnetwork:
-        """Load from a folder or a repository of the hub.
-
-        Raises:
-            ValueError: there is no such folder or repository, or no whole subnetwork in it.
-        """
+        """Load from a folder or a repository of the hub; raises ValueError where there is no whole subnetwork."""
         return cls.load(hub.found(source, revision))
+
+    def _facts(self) -> dict[str, str]:
+        """What cards and notebooks state of it."""
+        return description.facts(self.provenance, self.measured, self.kept, self.total, self.first_mlp_share())
 
     # -- for people ---------------------------------------------------------------------------------------------------
 
     def plot(self, axes: Axes | None = None) -> Axes:
         """Draw where its weights lie, as a heat map of layers and components; returns the axes, new ones if none are given."""
-        if axes is None:
-            import matplotlib.pyplot as plt
-
-            axes = plt.subplots()[1]
-        drawing.plot_density(axes, self.table())
-        return axes
+        return drawing.plot_density(axes, self.table())
 
     def __repr__(self) -> str:
-        return drawing.line(self.provenance, self.measured, self.kept, self.total)
+        return description.line(self.provenance, self.measured, self.kept, self.total)
 
     def _repr_html_(self) -> str:
-        return drawing.as_html(self.provenance, self.measured, self.table())
+        return drawing.as_html(description.title(self.provenance), self._facts(), self.table())
