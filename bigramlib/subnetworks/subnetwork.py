@@ -39,7 +39,7 @@ class Subnetwork:
     Example:
         >>> without_head = ~Subnetwork.heads(model, [(0, 3)])
         >>> f"{without_head.density:.3f}"
-        '0.979'
+        '0.990'
 
     Attributes:
         masks: bool tensors on the CPU by Hugging Face parameter name; True keeps the weight.
@@ -62,8 +62,7 @@ class Subnetwork:
         object.__setattr__(self, "masks", {name: self.masks[name] for name in self.architecture.maskable})
 
     def __eq__(self, other: object) -> bool:
-        same = isinstance(other, Subnetwork) and self.architecture == other.architecture
-        return same and self.hash == other.hash
+        return isinstance(other, Subnetwork) and self.architecture == other.architecture and self.hash == other.hash
 
     def __hash__(self) -> int:
         return hash(self.hash)

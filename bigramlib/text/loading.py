@@ -65,6 +65,11 @@ def load_corpus(
         ValueError: unknown source, missing column, markup or anything that is not text in UTF-8, empty text, fewer than two
             documents.
         OSError: the source cannot be read, or the store not be read or written.
+
+    Example:
+        >>> train, held_out = load_corpus(texts, model.tokenizer)
+        >>> len(train) > len(held_out)
+        True
     """
     text = text_source(source, text_column)
     return stored_corpus(

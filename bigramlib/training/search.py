@@ -61,6 +61,11 @@ def find_subnetwork(
         OSError: what the store holds cannot be read just now, or the store cannot be written.
         MemoryError: not even one sequence at a time fits into memory (a batch that does not is taken in several passes).
         ValueError: corpus, target and model do not share a vocabulary, or no search with this config gives the density.
+
+    Example:
+        >>> subnetwork = find_subnetwork(model, table, corpus, SparsifyConfig.suited(model, table, 30))
+        >>> subnetwork.provenance["sparsity_penalty"]
+        30.0
     """
     config = config or SparsifyConfig.suited(model, target)
     model.check_vocabulary(corpus)

@@ -89,7 +89,7 @@ def test_a_full_disk_is_told(model, half, tmp_path, monkeypatch):
         raise export.SafetensorError("no space")
 
     monkeypatch.setattr(type(model.hf), "save_pretrained", full)
-    with pytest.raises(OSError, match="could not be written to .* make room there"):
+    with pytest.raises(OSError, match=r"could not be written to .* make room there"):
         half.export(tmp_path / "new", model)
 
 
