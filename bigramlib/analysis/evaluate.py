@@ -85,8 +85,7 @@ def evaluate(
     Args:
         model: the model.
         corpus: held-out text.
-        table: the bigram table to compare with, or another target that gives surprisals (see `bigramlib.targets.target`). Then
-            whatever the result says of the bigram table is said of that target.
+        table: the bigram table to compare with, or another target that gives surprisals, in all places of the table.
         subnetwork: keep only these weights; the whole model by default.
         max_tokens: at most so many tokens, spread evenly over the corpus; None for all.
         sequence_length: tokens of a sequence.
@@ -96,12 +95,9 @@ def evaluate(
         ValueError: model, corpus, table and subnetwork do not belong together, or no token has a next one in its document.
 
     Example:
-        >>> evaluation = evaluate(model, held_out, table, subnetwork)
-        >>> -1 <= evaluation.r <= 1
+        >>> -1 <= evaluate(model, held_out, table, subnetwork).r <= 1
         True
     """
-    if not isinstance(table, MeasurableTarget):
-        raise ValueError(f"A {type(table).__name__} gives no surprisals to compare with; give a table, such as a BigramTable.")
     model.check_vocabulary(corpus)
     batch_size = whole_number("batch_size", batch_size, least=1)
     current, following, valid = windows_with_next_tokens(corpus, sequence_length, max_tokens)
@@ -111,11 +107,10 @@ def evaluate(
     bigram_bits = table.surprisals(current, following)[valid]
     finite = np.isfinite(bigram_bits)
     warn_of_few(documents[finite])
-    clipped = np.where(finite, bigram_bits, bigram_bits[finite].max(initial=0.0))
     evaluation = Evaluation(
         r=correlation(bits[finite], bigram_bits[finite]),
         r_interval=correlation_interval(bits[finite], bigram_bits[finite], documents[finite]),
-        r_clipped=correlation(bits, clipped),
+        r_clipped=correlation(bits, np.where(finite, bigram_bits, bigram_bits[finite].max(initial=0.0))),
         kl=float(kls[valid].mean()),
         cross_entropy=float(bits.mean() * NATS_PER_BIT),
         surprisals=bits,
@@ -123,8 +118,7 @@ def evaluate(
         documents=documents,
     )
     if subnetwork and isinstance(table, BigramTable) and not model.identity.beneath:
-        facts = {"r": evaluation.r, "r_interval": evaluation.r_interval, "text": corpus.name, "tokens": len(bits)}
-        subnetwork.measured.update(facts)
+        subnetwork.measured.update(r=evaluation.r, r_interval=evaluation.r_interval, text=corpus.name, tokens=len(bits))
     return evaluation
 
 
@@ -154,6 +148,8 @@ def _predictions(
     batch_size: int,
 ) -> tuple[Float[np.ndarray, "sequences pos"], Float[np.ndarray, "sequences pos"]]:
     """Surprisal of each next token, and KL divergence from the table's prediction to the model's, both in nats."""
+    if not isinstance(table, MeasurableTarget):
+        raise ValueError(f"A {type(table).__name__} gives no surprisals to compare with; give a table, such as a BigramTable.")
     divergence = table.bind(model)
     surprisals, kls = [], []
     with ExitStack() as stack:

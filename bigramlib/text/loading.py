@@ -72,14 +72,9 @@ def load_corpus(
         True
     """
     text = text_source(source, text_column)
+    key, size = (text.content, tokenizer_state(tokenizer), text_column), vocabulary_size or len(tokenizer)
     return stored_corpus(
-        (text.content, tokenizer_state(tokenizer), text_column),
-        lambda: _tokenized(text.documents(), tokenizer),
-        text.name,
-        tokenizer,
-        vocabulary_size or len(tokenizer),
-        evaluation_share,
-        seed,
+        key, lambda: _tokenized(text.documents(), tokenizer), text.name, tokenizer, size, evaluation_share, seed
     )
 
 

@@ -139,6 +139,7 @@ CASES = [
         ValueError,
         r"corpus 'random' has token ids of another tokenizer .*both have 280 tokens; tokenize",
     ),
+    ("no surprisals", lambda g: evaluate(g.model, g.corpus, ModelTarget(g.model)), ValueError, r"gives no surprisals"),
     ("evaluated on it", lambda g: evaluate(g.model, g.small, g.table), ValueError, r"vocabulary of 50, but .*own tokenizer"),
     (
         "table in evaluation",
