@@ -16,7 +16,7 @@ from bigramlib.progress import tqdm
 from bigramlib.subnetworks.subnetwork import Subnetwork
 from bigramlib.targets.bigram import BigramTable
 from bigramlib.targets.table_divergence import BoundTable
-from bigramlib.targets.target import MeasurableTarget
+from bigramlib.targets.target import MeasurableTarget, Target
 from bigramlib.text.corpus import SEQUENCE_LENGTH, TokenCorpus
 
 NATS_PER_BIT = float(np.log(2))
@@ -73,7 +73,7 @@ class Evaluation:
 def evaluate(
     model: LanguageModel,
     corpus: TokenCorpus,
-    table: MeasurableTarget,
+    table: Target,
     subnetwork: Subnetwork | None = None,
     *,
     max_tokens: int | None = MAX_TOKENS,
@@ -102,9 +102,9 @@ def evaluate(
     batch_size = whole_number("batch_size", batch_size, least=1)
     current, following, valid = windows_with_next_tokens(corpus, sequence_length, max_tokens)
     documents = corpus.documents(sequence_length, max_tokens)[valid]
-    surprisals, kls = _predictions(model, table, subnetwork, current, following, batch_size)
+    surprisals, kls, target_bits = _predictions(model, table, subnetwork, current, following, batch_size)
     bits = surprisals[valid] / NATS_PER_BIT
-    bigram_bits = table.surprisals(current, following)[valid]
+    bigram_bits = target_bits[valid]
     finite = np.isfinite(bigram_bits)
     warn_of_few(documents[finite])
     evaluation = Evaluation(
@@ -141,13 +141,17 @@ def windows_with_next_tokens(
 
 def _predictions(
     model: LanguageModel,
-    table: MeasurableTarget,
+    table: Target,
     subnetwork: Subnetwork | None,
     current: Int[np.ndarray, "sequences pos"],
     following: Int[np.ndarray, "sequences pos"],
     batch_size: int,
-) -> tuple[Float[np.ndarray, "sequences pos"], Float[np.ndarray, "sequences pos"]]:
-    """Surprisal of each next token, and KL divergence from the table's prediction to the model's, both in nats."""
+) -> tuple[Float[np.ndarray, "sequences pos"], Float[np.ndarray, "sequences pos"], Float[np.ndarray, "sequences pos"]]:
+    """Of each next token the model's surprisal and the KL from the table's prediction, in nats, and the table's in bits.
+
+    Raises:
+        ValueError: the table gives no surprisals, or has another vocabulary than the model.
+    """
     if not isinstance(table, MeasurableTarget):
         raise ValueError(f"A {type(table).__name__} gives no surprisals to compare with; give a table, such as a BigramTable.")
     divergence = table.bind(model)
@@ -166,4 +170,4 @@ def _predictions(
             surprisals.append((log_partition - model.logits_of(hidden, chosen)).cpu().double().numpy())
             kl = divergence.given(ids, hidden, log_partition) if isinstance(divergence, BoundTable) else divergence(ids, hidden)
             kls.append(kl.cpu().double().numpy())
-    return np.concatenate(surprisals), np.concatenate(kls)
+    return np.concatenate(surprisals), np.concatenate(kls), table.surprisals(current, following)

@@ -15,7 +15,7 @@ def test_all_targets_have_the_members_of_one_and_all_but_the_model_can_be_measur
 
 
 def test_without_surprisals_there_is_nothing_to_compare_with(model, held_out):
-    with pytest.raises(Exception, match="ModelTarget"):
+    with pytest.raises(ValueError, match="A ModelTarget gives no surprisals to compare with; give a table"):
         evaluate(model, held_out, ModelTarget(model))
 
 
