@@ -1,4 +1,4 @@
-"""Conversion of numbers that users give: from Python, NumPy or torch, or as text from YAML or papermill ("1e1")."""
+"""Numbers as users give them, from Python, NumPy, torch or text ("1e1" from YAML or papermill); and shares as text."""
 
 from __future__ import annotations
 
@@ -56,6 +56,21 @@ def full_precision() -> Iterator[None]:
     """Switch off the caller's autocast within the block, or within the function that this decorates."""
     with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
         yield
+
+
+def percent(share: float, decimals: int = 2) -> str:
+    """A share as text in percent, such as a density.
+
+    What would otherwise look like nothing, or like everything, gets as many decimals as two of its digits take.
+
+    Args:
+        share: 0 to 1.
+        decimals: where neither the share nor what it lacks to 1 is below 0.1 %.
+    """
+    nearest = min(share, 1 - share)
+    if 0 < nearest < 0.001:
+        decimals = 1 - math.floor(math.log10(100 * nearest))
+    return f"{share:.{decimals}%}"
 
 
 def _parsed(text: str) -> int | float | None:

@@ -179,7 +179,7 @@ def checkpoints(study, tokenizer, monkeypatch):
 def quick(monkeypatch):
     """Every search of a study takes three steps."""
 
-    def suited(model, target, sparsity_penalty, seed=0):
+    def suited(model, target, sparsity_penalty=10.0, seed=0):
         flattening = None if target.reads_context else 0.5
         short = {"steps": 3, "batch_size": 2, "sequence_length": 16, "flattening": flattening}
         return SparsifyConfig(sparsity_penalty=sparsity_penalty, seed=seed, **short)

@@ -70,7 +70,7 @@ def part(model: LanguageModel, name: str) -> Subnetwork:
     kind, _, place = name.partition(" ")
     if kind == "mlp":
         return Subnetwork.mlp(model, int(place))
-    return Subnetwork.head(model, *map(int, place.split(".")))
+    return Subnetwork.heads(model, [[int(number) for number in place.split(".")]])
 
 
 def gains(model: LanguageModel, base: Subnetwork, behaviours: Sequence[Behaviour]) -> pd.DataFrame:

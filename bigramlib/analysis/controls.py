@@ -45,6 +45,11 @@ def frontier(
         One row for the full subnetwork, one for the empty one, then one for each subnetwork and one for its random controls
         together (if draws). Columns: case ("full", "empty", "subnetwork", "random subnetwork"), sparsity_penalty, kept and
         total (weights), first_mlp_share, and `MEASURES`.
+
+    Example:
+        >>> points = frontier(model, {10.0: subnetwork}, held_out, table)
+        >>> list(points.case)
+        ['full', 'empty', 'subnetwork']
     """
     cases = [("full", np.nan, [Subnetwork.full(model)]), ("empty", np.nan, [Subnetwork.empty(model)])]
     for penalty, subnetwork in subnetworks.items():
@@ -83,6 +88,11 @@ def ablate(
         One row for each case: "full", "subnetwork", "random", "full - subnetwork", "full - random", "empty". Columns: kept
         (weights), `MEASURES`, and rise with its 95 % interval rise_low to rise_high: by how much the cross-entropy exceeds the
         full model's, nats per token (means over the draws).
+
+    Example:
+        >>> rows = ablate(model, subnetwork, held_out, table, draws=1)
+        >>> float(rows.rise["full"])
+        0.0
     """
     randoms = [subnetwork.random_like(draw) for draw in range(draws)]
     cases = {
@@ -113,6 +123,11 @@ def smallest_reaching(points: pd.DataFrame, r: float) -> pd.Series:
 
     Returns:
         Its row, with its density (share of weights kept) added; all NaN if there are no subnetworks.
+
+    Example:
+        >>> points = frontier(model, {10.0: subnetwork}, held_out, table)
+        >>> float(smallest_reaching(points, 0.95).sparsity_penalty)
+        10.0
     """
     found = _subnetworks(points)
     reaching = found[found.r > r]

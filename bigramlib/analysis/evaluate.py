@@ -15,6 +15,8 @@ from bigramlib.numeric import full_precision, whole_number
 from bigramlib.progress import tqdm
 from bigramlib.subnetworks.subnetwork import Subnetwork
 from bigramlib.targets.bigram import BigramTable
+from bigramlib.targets.table_divergence import BoundTable
+from bigramlib.targets.target import MeasurableTarget, Target
 from bigramlib.text.corpus import SEQUENCE_LENGTH, TokenCorpus
 
 NATS_PER_BIT = float(np.log(2))
@@ -36,6 +38,11 @@ class Evaluation:
         surprisals: [tokens] surprisal of each token under the model, bits.
         bigram_surprisals: [tokens] surprisal of each token under the table, bits; infinite where the bigram was never seen.
         documents: [tokens] the document that each token belongs to.
+
+    Example:
+        >>> evaluation = evaluate(model, held_out, table)
+        >>> evaluation.perplexity > 1
+        True
     """
 
     r: float
@@ -66,7 +73,7 @@ class Evaluation:
 def evaluate(
     model: LanguageModel,
     corpus: TokenCorpus,
-    table: BigramTable,
+    table: Target,
     subnetwork: Subnetwork | None = None,
     *,
     max_tokens: int | None = MAX_TOKENS,
@@ -78,7 +85,7 @@ def evaluate(
     Args:
         model: the model.
         corpus: held-out text.
-        table: the bigram table to compare with.
+        table: the bigram table to compare with, or another target that gives surprisals, in all places of the table.
         subnetwork: keep only these weights; the whole model by default.
         max_tokens: at most so many tokens, spread evenly over the corpus; None for all.
         sequence_length: tokens of a sequence.
@@ -86,27 +93,33 @@ def evaluate(
 
     Raises:
         ValueError: model, corpus, table and subnetwork do not belong together, or no token has a next one in its document.
+
+    Example:
+        >>> -1 <= evaluate(model, held_out, table, subnetwork).r <= 1
+        True
     """
     model.check_vocabulary(corpus)
     batch_size = whole_number("batch_size", batch_size, least=1)
     current, following, valid = windows_with_next_tokens(corpus, sequence_length, max_tokens)
     documents = corpus.documents(sequence_length, max_tokens)[valid]
-    surprisals, kls = _predictions(model, table, subnetwork, current, following, batch_size)
+    surprisals, kls, target_bits = _predictions(model, table, subnetwork, current, following, batch_size)
     bits = surprisals[valid] / NATS_PER_BIT
-    bigram_bits = table.surprisals(current, following)[valid]
+    bigram_bits = target_bits[valid]
     finite = np.isfinite(bigram_bits)
     warn_of_few(documents[finite])
-    clipped = np.where(finite, bigram_bits, bigram_bits[finite].max(initial=0.0))
-    return Evaluation(
+    evaluation = Evaluation(
         r=correlation(bits[finite], bigram_bits[finite]),
         r_interval=correlation_interval(bits[finite], bigram_bits[finite], documents[finite]),
-        r_clipped=correlation(bits, clipped),
+        r_clipped=correlation(bits, np.where(finite, bigram_bits, bigram_bits[finite].max(initial=0.0))),
         kl=float(kls[valid].mean()),
         cross_entropy=float(bits.mean() * NATS_PER_BIT),
         surprisals=bits,
         bigram_surprisals=bigram_bits,
         documents=documents,
     )
+    if subnetwork and isinstance(table, BigramTable) and not model.identity.beneath:
+        subnetwork.measured.update(r=evaluation.r, r_interval=evaluation.r_interval, text=corpus.name, tokens=len(bits))
+    return evaluation
 
 
 def windows_with_next_tokens(
@@ -128,13 +141,19 @@ def windows_with_next_tokens(
 
 def _predictions(
     model: LanguageModel,
-    table: BigramTable,
+    table: Target,
     subnetwork: Subnetwork | None,
     current: Int[np.ndarray, "sequences pos"],
     following: Int[np.ndarray, "sequences pos"],
     batch_size: int,
-) -> tuple[Float[np.ndarray, "sequences pos"], Float[np.ndarray, "sequences pos"]]:
-    """Surprisal of each next token, and KL divergence from the table's prediction to the model's, both in nats."""
+) -> tuple[Float[np.ndarray, "sequences pos"], Float[np.ndarray, "sequences pos"], Float[np.ndarray, "sequences pos"]]:
+    """Of each next token the model's surprisal and the KL from the table's prediction, in nats, and the table's in bits.
+
+    Raises:
+        ValueError: the table gives no surprisals, or has another vocabulary than the model.
+    """
+    if not isinstance(table, MeasurableTarget):
+        raise ValueError(f"A {type(table).__name__} gives no surprisals to compare with; give a table, such as a BigramTable.")
     divergence = table.bind(model)
     surprisals, kls = [], []
     with ExitStack() as stack:
@@ -149,5 +168,6 @@ def _predictions(
             hidden = model.hidden(ids)
             log_partition = model.log_partition(hidden)
             surprisals.append((log_partition - model.logits_of(hidden, chosen)).cpu().double().numpy())
-            kls.append(divergence.given(ids, hidden, log_partition).cpu().double().numpy())
-    return np.concatenate(surprisals), np.concatenate(kls)
+            kl = divergence.given(ids, hidden, log_partition) if isinstance(divergence, BoundTable) else divergence(ids, hidden)
+            kls.append(kl.cpu().double().numpy())
+    return np.concatenate(surprisals), np.concatenate(kls), table.surprisals(current, following)

@@ -46,6 +46,11 @@ def overlap_test(a: Subnetwork, b: Subnetwork) -> pd.DataFrame:
 
     Raises:
         ValueError: subnetworks of models with different shapes.
+
+    Example:
+        >>> rows = overlap_test(subnetwork, ~subnetwork)
+        >>> int(rows.overlap.iloc[-1])
+        0
     """
     _check_same_shapes(a, b)
     parts = a.architecture.components

@@ -10,11 +10,13 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from string import Formatter
 from typing import Any, Literal
 
 import pandas as pd
 
 from bigramlib.disk import written_whole
+from bigramlib.numeric import percent
 from bigramlib.store import locked
 
 COLUMNS = ["claim", "paper", "ours", "holds"]
@@ -83,8 +85,16 @@ def check(folder: Path | None, claim: Claim, **measured: Any) -> Verdict:
     holds: Literal["yes", "no", "not testable"] = "yes" if claim.holds(**measured) else "no"
     if claim.judged_by_interval and math.isnan(measured["low"]):
         holds = "not testable"
-    ours = re.sub(r"\+?nan%? to \+?nan%?", "interval unknown: too few to tell", claim.ours.format(**measured))
+    ours = re.sub(r"\+?nan%? to \+?nan%?", "interval unknown: too few to tell", _Shown().format(claim.ours, **measured))
     return _record(folder, Verdict(claim, re.sub(r"\bnan\b", "unknown", ours), holds))
+
+
+class _Shown(Formatter):
+    """Format strings as Python's, where `.2%` shows a share as `percent` does."""
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        share = re.fullmatch(r"\.(\d)%", format_spec)
+        return percent(value, int(share[1])) if share else format(value, format_spec)
 
 
 def untestable(folder: Path | None, claim: Claim, reason: str) -> Verdict:

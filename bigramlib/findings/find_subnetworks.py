@@ -16,7 +16,6 @@ from bigramlib.analysis.controls import best_within, smallest_reaching
 from bigramlib.findings.claims import Claim, Verdict, check, untestable
 from bigramlib.findings.study import Study
 from bigramlib.findings.style import BLUE, GREY, ORANGE, PAPER_R, RED
-from bigramlib.subnetworks.places import density_grid
 from bigramlib.subnetworks.subnetwork import Subnetwork
 
 Subnetworks = Mapping[float, Subnetwork]
@@ -159,22 +158,9 @@ def plot_frontier(axes: Axes, points: pd.DataFrame) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
     share = axes.secondary_xaxis("top", functions=(partial(np.multiply, 1 / total), partial(np.multiply, total)))
     share.set_xscale("log")
-    share.xaxis.set_major_formatter(lambda value, _: f"{value:.3%}".rstrip("0%").rstrip(".") + " %")
+    share.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
     share.set_xlabel("share of maskable weights")
     axes.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
-
-
-def plot_density(axes: Axes, table: pd.DataFrame) -> None:
-    """Draw a `Subnetwork.table()`: the share of weights kept by layer and component, as a heat map."""
-    grid = density_grid(table)
-    look = {
-        "cmap": "Blues",
-        "cbar_kws": {"label": "% of weights kept"},
-        "xticklabels": [component.replace(" ", "\n") for component in grid.columns],
-    }
-    sns.heatmap(grid * 100, ax=axes, annot=len(grid) <= 12, fmt=".2g", **look)
-    axes.set(xlabel="", ylabel="layer", title="Where the kept weights are")
-    axes.tick_params(left=False, bottom=False, rotation=0)
 
 
 def plot_history(loss_axes: Axes, gate_axes: Axes, history: pd.DataFrame) -> None:

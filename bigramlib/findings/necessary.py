@@ -12,6 +12,7 @@ from bigramlib.analysis.yardsticks import rises_by_bigram_surprisal
 from bigramlib.findings.claims import Claim, Verdict, check
 from bigramlib.findings.study import Study
 from bigramlib.findings.style import BLUE, RED
+from bigramlib.numeric import percent
 from bigramlib.subnetworks.subnetwork import Subnetwork
 
 CLAIMS = {
@@ -67,7 +68,7 @@ def by_size(ablations: Mapping[float, pd.DataFrame], subnetworks: Mapping[float,
     """
     tables: dict[str, pd.DataFrame] = {}
     for penalty, ablation in ablations.items():
-        size = f"{subnetworks[penalty].density:.2%} kept"
+        size = f"{percent(subnetworks[penalty].density)} kept"
         tables[f"{size}, lambda {penalty:g}" if size in tables else size] = ablation
     return tables
 

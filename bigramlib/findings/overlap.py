@@ -14,6 +14,7 @@ from bigramlib.analysis.overlap import jaccard, nearest_in_size, overlap_test, r
 from bigramlib.findings.claims import Claim, Verdict, check
 from bigramlib.findings.study import Study
 from bigramlib.findings.style import BLUE, ORANGE, RED
+from bigramlib.numeric import percent
 from bigramlib.subnetworks.subnetwork import Subnetwork
 
 CLAIMS = {
@@ -59,7 +60,9 @@ def compare(bigram: Mapping[float, Subnetwork], pruned: Mapping[float, Subnetwor
 def whole_overlaps(tests: Mapping[float, pd.DataFrame]) -> pd.DataFrame:
     """The rows of `compare` about whole subnetworks, with columns sparsity_penalty and pair (both kept shares, as a text)."""
     pairs = pd.concat([test.iloc[[-1]].assign(sparsity_penalty=penalty) for penalty, test in tests.items()], ignore_index=True)
-    pairs["pair"] = [f"{row.kept_a / row.total:.1%} / {row.kept_b / row.total:.1%}" for row in pairs.itertuples()]
+    pairs["pair"] = [
+        f"{percent(row.kept_a / row.total, 1)} / {percent(row.kept_b / row.total, 1)}" for row in pairs.itertuples()
+    ]
     return pairs
 
 

@@ -15,6 +15,7 @@ from bigramlib.analysis.residual import MOMENT_TOKENS, ResidualMoments
 from bigramlib.models.language_model import LanguageModel
 from bigramlib.models.loading import checkpoint_names, load_model
 from bigramlib.models.random_weights import randomly_initialized
+from bigramlib.numeric import Number
 from bigramlib.subnetworks.subnetwork import Subnetwork
 from bigramlib.targets.bigram import BigramTable
 from bigramlib.targets.full_model import ModelTarget
@@ -34,6 +35,11 @@ class Study:
         train: training text: bigrams are counted and masks are trained on it.
         held_out: held-out text: other documents of the same source, for all measurements.
         table: the bigram table of the training text.
+
+    Example:
+        >>> study = Study("mini", texts)  # a list of texts; or a file, a folder, a name such as "sotu"
+        >>> study.table.vocabulary_size
+        4096
     """
 
     def __init__(
@@ -83,17 +89,26 @@ class Study:
 
     # -- subnetworks ------------------------------------------------------------------------------------------------
 
-    def find(self, penalty: float, seed: int = 0) -> Subnetwork:
-        """Find the bigram subnetwork for a sparsity penalty (lambda), by `SparsifyConfig.suited`, or read it from the store."""
-        return self._found(self.table, penalty, seed)
+    def find(self, penalty: float | None = None, seed: int = 0, *, density: Number | None = None) -> Subnetwork:
+        """Find the bigram subnetwork by `SparsifyConfig.suited`, or read it from the store.
 
-    def prune(self, penalty: float, seed: int = 0) -> Subnetwork:
+        Args:
+            penalty: the sparsity penalty lambda; 10 if neither this nor a density is given.
+            seed: of the search.
+            density: the share of weights to keep (see `find_subnetwork`), in place of a penalty.
+        """
+        return self._found(self.table, penalty, seed, density)
+
+    def prune(self, penalty: float | None = None, seed: int = 0, *, density: Number | None = None) -> Subnetwork:
         """Optimal pruning (paper, finding 5): as `find`, but the subnetwork predicts like the full model."""
-        return self._found(ModelTarget(self.model), penalty, seed)
+        return self._found(ModelTarget(self.model), penalty, seed, density)
 
-    def _found(self, target: Target, penalty: float, seed: int) -> Subnetwork:
-        config = SparsifyConfig.suited(self.model, target, penalty, seed)
-        return find_subnetwork(self.model, target, self.train, config)
+    def _found(self, target: Target, penalty: float | None, seed: int, density: Number | None) -> Subnetwork:
+        if penalty is not None and density is not None:
+            raise ValueError(f"Both a penalty ({penalty!r}) and a density ({density!r}) are given; leave one out.")
+        chosen = SparsifyConfig.sparsity_penalty if penalty is None else penalty
+        config = SparsifyConfig.suited(self.model, target, chosen, seed)
+        return find_subnetwork(self.model, target, self.train, config, density=density)
 
     # -- measurements on held-out text --------------------------------------------------------------------------------
 

@@ -32,6 +32,8 @@ from bigramlib.findings import (
 from bigramlib.findings.claims import COLUMNS, Claim, Verdict, check, recorded, untestable
 from bigramlib.findings.study import Study
 from bigramlib.findings.style import PAPER_R
+from bigramlib.numeric import percent
+from bigramlib.subnetworks.drawing import plot_density
 from bigramlib.subnetworks.subnetwork import Subnetwork
 
 CLAIMS = {
@@ -137,7 +139,7 @@ def measure_page(
         lens_tokens: held-out tokens for the lenses and for each pretraining checkpoint.
     """
     subnetwork, pruned = subnetworks[headline], study.prune(pruning_penalty)
-    pair = f"{subnetwork.density:.1%} / {pruned.density:.1%} kept"
+    pair = f"{percent(subnetwork.density, 1)} / {percent(pruned.density, 1)} kept"
     moments = first_layer_turn.moments_of(study, subnetwork, moment_tokens)
     development = None
     if len(study.checkpoints()) > 1:
@@ -158,7 +160,7 @@ def plot_page(page: Page, title: str) -> Figure:
     rows = ["AAAAAABBBBBB", "CCCCDDDDEEEE", "FFFGGGHHHIII"] + ["JJJJKKKKLLLL"] * (page.development is not None)
     figure, axes = plt.subplot_mosaic(";".join(rows), figsize=(15, 4.25 * len(rows)), layout="constrained")
     find_subnetworks.plot_frontier(axes["A"], page.points)
-    find_subnetworks.plot_density(axes["B"], page.subnetwork.table())
+    plot_density(axes["B"], page.subnetwork.table())
     necessary.plot_ablation(axes["C"], page.ablation)
     overlap.plot_overlap(axes["D"], page.overlap)
     first_layer_turn.plot_similarities([axes["E"]], {first_layer_turn.FULL: page.similarity})

@@ -50,9 +50,15 @@ class LanguageModel:
         origin: "pretrained", "tuned" for one that instruction tuning made of another, or "random" for a control with random
             weights.
         whole_hash: `weights_hash` of the whole model, if `load_model` left some of its blocks out of memory.
+        use_cache: what its configuration said of the cache of keys and values, which passes here do without.
         identity: the hashes by which results know it.
         architecture: the layout of its attention and MLP matrices.
         ends: what comes before its first layer and after its last.
+
+    Example:
+        >>> model = load_model("mini")
+        >>> model.vocabulary_size
+        4096
     """
 
     name: str
@@ -62,17 +68,20 @@ class LanguageModel:
     revision: str = ""
     origin: str = "pretrained"
     whole_hash: str = ""
+    use_cache: bool | None = field(default=None, repr=False, compare=False)
     identity: Identity = field(init=False, repr=False, compare=False)
     architecture: Architecture = field(init=False, repr=False, compare=False)
     ends: Ends = field(init=False, repr=False, compare=False)
 
     @full_precision()
     def __post_init__(self) -> None:
-        if not self.source:
-            object.__setattr__(self, "source", self.name)
+        object.__setattr__(self, "source", self.source or self.name)
         checks.check_plain(self.hf, self.tokenizer, self.name, whole=not self.whole_hash)
         self.hf.float().eval().requires_grad_(False)
-        self.hf.config.get_text_config().use_cache = False
+        config = self.hf.config.get_text_config()
+        if self.use_cache is None:
+            object.__setattr__(self, "use_cache", getattr(config, "use_cache", True))
+        config.use_cache = False
         configured = as_configured(self.hf)
         object.__setattr__(self, "architecture", architecture_of(configured))
         checks.check_finite(dict(self.hf.named_parameters()) | self.maskable, self.name)
@@ -237,12 +246,7 @@ class LanguageModel:
         return self.sampler.continued(prompt, whole_number("tokens", tokens, least=1), whole_number("seed", seed))
 
     def sample_documents(self, tokens: int, seed: int = 0, batch_size: int = 256) -> Iterator[list[int]]:
-        """Sample documents, as token ids, from the model at temperature 1, until they have so many tokens together.
-
-        Raises:
-            ValueError: the tokenizer has neither a beginning nor an end of text to start from, or the documents are so short
-                that they make no text.
-        """
+        """Sample documents, as token ids, at temperature 1, until they have so many tokens together (see `Sampler`)."""
         return self.sampler.documents(tokens, seed, batch_size)
 
     @cached_property
@@ -272,14 +276,8 @@ class LanguageModel:
             text_column: the column to read in tables.
         """
         if not isinstance(source, str | Path) or str(source) != SELF:
-            return load_corpus(
-                source,
-                self.tokenizer,
-                vocabulary_size=self.vocabulary_size,
-                evaluation_share=evaluation_share,
-                seed=seed,
-                text_column=text_column,
-            )
+            split = {"evaluation_share": evaluation_share, "seed": seed}
+            return load_corpus(source, self.tokenizer, vocabulary_size=self.vocabulary_size, text_column=text_column, **split)
         seed = whole_number("seed", seed, least=0)
         with lock_of(self.hf):
             self.settle()

@@ -46,6 +46,11 @@ def load_model(name: str | Path, device: str = "cpu", *, layers: int | None = No
         ValueError: there is no such model or checkpoint, its architecture is not known, or it is not a whole model in
             safetensors or GGUF that loads without custom code; matrices are to be left out of a .gguf file.
         FloatingPointError: a weight is NaN or infinite.
+
+    Example:
+        >>> model = load_model("mini@step256")
+        >>> model.revision
+        'step256'
     """
     name = str(name)
     source, _, revision = name.partition("@")

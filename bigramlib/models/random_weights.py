@@ -20,6 +20,11 @@ def randomly_initialized(model: LanguageModel, seed: int = 0, keep_embeddings: b
         seed: of the weights.
         keep_embeddings: keep the trained embeddings, of positions too where there are any, and the trained unembedding; where
             these are narrower than the residual stream (OPT-350m), also the matrices that lie between.
+
+    Example:
+        >>> control = randomly_initialized(model, seed=1)
+        >>> control.name
+        'mini (random, seed 1)'
     """
     config = copy.deepcopy(model.hf.config)
     embedding, unembedding = model.hf.get_input_embeddings(), model.hf.get_output_embeddings()

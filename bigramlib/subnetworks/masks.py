@@ -47,6 +47,17 @@ def check_shapes(masks: Mapping[str, Tensor], architecture: Architecture, model:
             )
 
 
+def shuffled(masks: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
+    """Masks that keep as many weights of each parameter, drawn uniformly."""
+    generator = torch.Generator().manual_seed(seed)
+    found = {}
+    for name, mask in masks.items():
+        flat = torch.zeros(mask.numel(), dtype=torch.bool, device="cpu")
+        flat[torch.randperm(mask.numel(), generator=generator, device="cpu")[: int(mask.sum())]] = True
+        found[name] = flat.view(mask.shape)
+    return found
+
+
 def masks_hash(masks: Mapping[str, Tensor]) -> str:
     """SHA-256 (hex) of masks with their names, in their order."""
     return content_hash(*(part for name in masks for part in (name, masks[name].numpy())))

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bigramlib.models.architectures import Architecture
 from bigramlib.models.components import ATTENTION_COMPONENTS, MLP_COMPONENTS
+from bigramlib.numeric import whole_number
 
 
 def component_table(masks: Mapping[str, Tensor], architecture: Architecture) -> pd.DataFrame:
@@ -129,6 +130,34 @@ def head_units(architecture: Architecture, layer: int, head: int) -> dict[str, l
         raise ValueError(f"Layer {layer} has no attention heads.")
     head = checked_index("head", head, counts["o"])
     return {name: [head * count // counts["o"]] for name, count in counts.items()}
+
+
+def checked_heads(architecture: Architecture, pairs: Iterable) -> list[tuple[int, int]]:
+    """The layer and the number of each of some attention heads, as plain ints.
+
+    Raises:
+        ValueError: there is no such head, or what is given are no pairs.
+    """
+    pairs = list(pairs)
+    if not all(isinstance(pair, Sequence | np.ndarray) and len(pair) == 2 for pair in pairs):
+        raise ValueError(f"Heads are named by pairs of layer and head, such as [(0, 3), (2, 1)], not by {pairs!r}.")
+    heads = []
+    for pair in pairs:
+        layer, head = (whole_number(what, index) for what, index in zip(("layer", "head"), pair, strict=True))
+        layer = checked_index("layer", layer, architecture.layers)
+        heads.append((layer, head_units(architecture, layer, head)["o"][0]))
+    return heads
+
+
+def head_masks(
+    weights: Mapping[str, Tensor], architecture: Architecture, heads: Iterable[tuple[int, int]]
+) -> dict[str, Tensor]:
+    """Masks that keep some attention heads, given by layer and number; `weights` are the maskable ones of the model."""
+    masks = {name: torch.zeros(weight.shape, dtype=torch.bool, device="cpu") for name, weight in weights.items()}
+    for layer, head in heads:
+        for name, mask in part_masks(weights, architecture, layer, head_units(architecture, layer, head)).items():
+            masks[name] |= mask
+    return masks
 
 
 def mlp_units(

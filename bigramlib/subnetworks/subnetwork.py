@@ -3,36 +3,50 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
 from torch import Tensor
 
+from bigramlib.disk import written_whole
 from bigramlib.models.architectures import Architecture
 from bigramlib.models.language_model import LanguageModel
 from bigramlib.numeric import Number, whole_number
 from bigramlib.store import content_hash
-from bigramlib.subnetworks import hub, places
+from bigramlib.subnetworks import cards, description, drawing, hub, places
+from bigramlib.subnetworks.export import write_model
 from bigramlib.subnetworks.file import read_file, write_file
-from bigramlib.subnetworks.masks import check_masks, check_shapes, masks_hash
+from bigramlib.subnetworks.masks import check_masks, check_shapes, masks_hash, shuffled
 from bigramlib.subnetworks.provenance import check_found_in
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-@dataclass(frozen=True, repr=False)
+
+@dataclass(frozen=True, repr=False, eq=False)
 class Subnetwork:
     """Which maskable weights of a model are kept: one bit for each.
 
-    Subnetworks of one model combine like sets: `a | b`, `a & b`, `a - b` and `~a`.
+    Subnetworks of one model combine like sets: `a | b`, `a & b`, `a - b` and `~a`. Two are equal if they keep the same weights
+    of the same architecture, wherever they come from.
+
+    Example:
+        >>> without_head = ~Subnetwork.heads(model, [(0, 3)])
+        >>> f"{without_head.density:.3f}"
+        '0.990'
 
     Attributes:
         masks: bool tensors on the CPU by Hugging Face parameter name; True keeps the weight.
         architecture: the layout of those parameters.
         provenance: how this subnetwork was made, as facts that JSON can hold (see provenance.py).
+        measured: the bigram correlation that `evaluate` measured last: r, r_interval, text (its name), tokens. It is shown
+            and stated on model cards, but not saved in the subnetwork's file.
 
     Raises:
         ValueError: the masks are not bool tensors on the CPU, or not those of the architecture.
@@ -41,9 +55,17 @@ class Subnetwork:
     masks: Mapping[str, Tensor]
     architecture: Architecture
     provenance: dict = field(default_factory=dict)
+    measured: dict = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         check_masks(self.masks, self.architecture)
+        object.__setattr__(self, "masks", {name: self.masks[name] for name in self.architecture.maskable})
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Subnetwork) and self.architecture == other.architecture and self.hash == other.hash
+
+    def __hash__(self) -> int:
+        return hash(self.hash)
 
     @classmethod
     def full(cls, model: LanguageModel) -> Subnetwork:
@@ -62,14 +84,19 @@ class Subnetwork:
         return cls._part(model, places.checked_index("layer", layer, model.architecture.layers), {})
 
     @classmethod
-    def head(cls, model: LanguageModel, layer: int, head: int) -> Subnetwork:
-        """All weights of one attention head: its rows of q, k and v and its columns of o, to add or to take away.
+    def heads(cls, model: LanguageModel, pairs: Iterable) -> Subnetwork:
+        """All weights of some attention heads: their rows of q, k and v and their columns of o, to add or to take away.
 
         Where several heads share their keys and values (grouped queries), the shared ones are included. So take away only
         all heads of such a group together.
+
+        Args:
+            model: the model.
+            pairs: layer and number of each head: `[(0, 3), (2, 1)]`.
         """
-        layer = places.checked_index("layer", layer, model.architecture.layers)
-        return cls._part(model, layer, places.head_units(model.architecture, layer, head))
+        heads = places.checked_heads(model.architecture, pairs)
+        masks = places.head_masks(model.maskable, model.architecture, heads)
+        return cls(masks, model.architecture, {"model": model.name, "origin": "part", "heads": heads})
 
     @classmethod
     def mlp(
@@ -165,12 +192,7 @@ class Subnetwork:
         Draws with different seeds, and draws for different subnetworks, are independent of each other.
         """
         seed = whole_number("seed", seed)
-        generator = torch.Generator().manual_seed(int(content_hash(self.hash, seed)[:15], 16))
-        masks = {}
-        for name, mask in self.masks.items():
-            flat = torch.zeros(mask.numel(), dtype=torch.bool, device="cpu")
-            flat[torch.randperm(mask.numel(), generator=generator, device="cpu")[: int(mask.sum())]] = True
-            masks[name] = flat.view(mask.shape)
+        masks = shuffled(self.masks, int(content_hash(self.hash, seed)[:15], 16))
         return Subnetwork(masks, self.architecture, {"origin": "random", "seed": seed, "like": self.provenance})
 
     # -- use on a model -----------------------------------------------------------------------------------------------
@@ -216,40 +238,39 @@ class Subnetwork:
         return masks_hash(self.masks)
 
     def save(self, path: str | Path) -> None:
-        """Write one safetensors file, whole or not at all; see file.py for its format.
-
-        Raises:
-            ValueError: the provenance holds something that JSON cannot hold.
-            OSError: it cannot be written; a file that was there before stays as it was.
-        """
+        """Write one safetensors file, whole or not at all; raises as `bigramlib.subnetworks.file.write_file` does."""
         write_file(path, self.masks, self.architecture, self.provenance, self.hash)
 
     @classmethod
     def load(cls, path: str | Path) -> Subnetwork:
-        """Read what `save` wrote.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: the file is truncated or altered, or not of this format.
-            OSError, MemoryError: it cannot be read at the moment, which does not mean that it is damaged.
-        """
+        """Read what `save` wrote; raises as `bigramlib.subnetworks.file.read_file` does."""
         masks, architecture, provenance, known_hash = read_file(path)
         found = cls(masks, architecture, provenance)
         found.__dict__["hash"] = known_hash
         return found
 
     def save_pretrained(self, folder: str | Path, repo: str | None = None) -> None:
-        """Write a folder of the form that it has on the hub: the subnetwork's file and a model card.
-
-        Args:
-            folder: made if missing.
-            repo: the name that the card tells readers to load; the folder by default.
-        """
+        """Write a folder of the form that it has on the hub: the file, and a card that tells to load it as `repo`."""
         folder = Path(folder).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
         self.save(folder / hub.FILE)
-        share = self.first_mlp_share()
-        hub.write_card(folder, repo or str(folder), self.provenance, kept=self.kept, total=self.total, first_mlp_share=share)
+        card = cards.card(cards.OF_SUBNETWORK, repo or folder.name, self.provenance, self._facts())
+        with written_whole(folder / cards.CARD) as temporary:
+            temporary.write_text(card, encoding="utf-8")
+
+    def export(self, folder: str | Path, model: LanguageModel) -> None:
+        """Write the model of which only this subnetwork is kept as an ordinary Hugging Face folder, whole or not at all.
+
+        It holds the model, its tokenizer and a model card; `transformers` and `load_model` load it.
+
+        Raises:
+            ValueError: it is not a subnetwork of this model, or there is something in the folder already.
+            OSError: it cannot be written.
+        """
+        folder = Path(folder).expanduser()
+        card = cards.card(cards.OF_MODEL, folder.name, {"model": model.name, **self.provenance}, self._facts())
+        with self.applied(model):
+            write_model(folder, model, card)
 
     def push_to_hub(self, repo: str, *, private: bool = False, token: str | None = None) -> str:
         """Upload to a repository of the hub, which is made if it is missing; returns the address of the commit."""
@@ -259,28 +280,21 @@ class Subnetwork:
 
     @classmethod
     def from_pretrained(cls, source: str | Path, revision: str | None = None) -> Subnetwork:
-        """Load from a folder or a repository of the hub.
-
-        Raises:
-            ValueError: there is no such folder or repository, or no whole subnetwork in it.
-        """
+        """Load from a folder or a repository of the hub; raises ValueError where there is no whole subnetwork."""
         return cls.load(hub.found(source, revision))
 
-    @property
-    def _size(self) -> str:
-        return f"{self.kept:,} of {self.total:,} maskable weights ({self.density:.2%})"
+    def _facts(self) -> dict[str, str]:
+        """What cards and notebooks state of it."""
+        return description.facts(self.provenance, self.measured, self.kept, self.total, self.first_mlp_share())
+
+    # -- for people ---------------------------------------------------------------------------------------------------
+
+    def plot(self, axes: Axes | None = None) -> Axes:
+        """Draw where its weights lie, as a heat map of layers and components; returns the axes, new ones if none are given."""
+        return drawing.plot_density(axes, self.table())
 
     def __repr__(self) -> str:
-        model = self.provenance.get("model")
-        return f"Subnetwork{f' of {model!r}' if model else ''}: {self._size}"
+        return description.line(self.provenance, self.measured, self.kept, self.total)
 
     def _repr_html_(self) -> str:
-        facts = {
-            "kept": self._size,
-            "in the first MLP": f"{self.first_mlp_share():.1%} of the kept weights",
-            **{key: value for key, value in self.provenance.items() if isinstance(value, str | int | float | bool)},
-        }
-        density = places.density_grid(self.table())
-        body = "".join(f"<tr><th style='text-align:left'>{key}</th><td>{value}</td></tr>" for key, value in facts.items())
-        shaded = density.style.format("{:.2%}").background_gradient("Blues", axis=None).set_caption("density")
-        return f"<b>Subnetwork</b><table>{body}</table>{shaded.set_uuid('subnetwork').to_html()}"
+        return drawing.as_html(description.title(self.provenance), self._facts(), self.table())

@@ -28,6 +28,11 @@ class BigramTable:
 
     Raises:
         ValueError: the counts are of different vocabularies, negative or not finite.
+
+    Example:
+        >>> table = BigramTable.from_corpus(corpus)
+        >>> table.counts.shape == (table.vocabulary_size, table.vocabulary_size)
+        True
     """
 
     reads_context: ClassVar[bool] = False

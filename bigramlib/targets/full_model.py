@@ -21,6 +21,11 @@ class ModelTarget:
 
     Attributes:
         model: the model whose predictions are the target.
+
+    Example:
+        >>> pruned = find_subnetwork(model, ModelTarget(model), corpus)
+        >>> pruned.kept < pruned.total
+        True
     """
 
     reads_context: ClassVar[bool] = True

@@ -6,25 +6,25 @@ function of its last hidden state h, so
 
     KL = log Z(h) - sum over tokens c of p(c) logit(c | h) - H(p)        in nats,
 
-with the log partition function log Z, and the entropy H of the target. `bigram.py` and `full_model.py` are the two targets
-that there are.
+with the log partition function log Z, and the entropy H of the target.
 
-To add one, say a trigram table that predicts from the last two tokens, write `targets/trigram.py` with a class that has the
-members of `Target`:
+There are four: `BigramTable`, `TrigramTable`, `ModelTarget` (the full model itself) and `FunctionTarget` (any function of one's
+own). A function is the short way to a new target: it gives the probabilities of all next tokens, as an array
+[batch, pos, vocab]. The long way is a class that has the members of `Target`, as `trigram.py` has them:
 
-1. `reads_context = True`, because the current token alone does not tell what follows. Training then takes running text; a
-   target that sees the current token only (False) can also be trained on tokens that are drawn one by one.
+1. `reads_context`: whether the prediction after a token depends on more than that token. If so, training takes running text;
+   else it can also take tokens that are drawn one by one.
 2. `hash`: a text that changes with everything that its predictions depend on. Results are stored under it.
 3. `bind(model)`: first `model.check_vocabulary(self)`, which needs the properties `vocabulary_size`, `tokenizer_hash` and
    `description`. Then whatever can be computed once for the model. It returns a function (or an object with `__call__`) from
    ids and hidden states to the KL of each position.
 4. The object that `bind` returns should also have a method `entropy(ids)`. With it a run is judged stable or unstable by the
    cross-entropy, which is the KL plus this entropy. Without it the KL alone is used.
+5. `surprisals(current, following)`, if `evaluate` is to take it too (`MeasurableTarget`).
 
 Any table with finitely many contexts can leave the KL to `table_divergence.bound_table`, which never holds a distribution over
-the whole vocabulary for each position. A trigram table numbers its pairs of tokens, gives `bound_table` one row for each pair,
-and in its `__call__` turns ids into numbers of pairs. The first token of a sequence has no pair, so it gets the number of a row
-that is marked as not seen.
+the whole vocabulary for each position. The trigram table has one row for each pair of tokens, and turns ids into numbers of
+rows. A table of one's own that looks at the current token alone needs no class: `BigramTable` takes any counts, also shares.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar, Protocol, runtime_checkable
 
+import numpy as np
 from torch import Tensor
 
 from bigramlib.models.language_model import LanguageModel
@@ -63,5 +64,19 @@ class Target(Protocol):
 
         Raises:
             ValueError: target and model do not share a vocabulary.
+        """
+        ...
+
+
+@runtime_checkable
+class MeasurableTarget(Target, Protocol):
+    """A target that a model can also be compared with on text, by `evaluate`: it says how surprising each next token is."""
+
+    def surprisals(self, current: np.ndarray, following: np.ndarray) -> np.ndarray:
+        """-log2 of the target's probability of the following token, in bits; infinite where that is zero.
+
+        Args:
+            current: ids [sequences, pos]; the tokens before a position in its sequence are its context.
+            following: ids [sequences, pos]: the token after each.
         """
         ...

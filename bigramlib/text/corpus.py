@@ -29,6 +29,11 @@ class TokenCorpus:
         name: what it is called in provenance and messages ("sotu (train)").
         tokenizer_hash: of the tokenizer that the ids belong to; None if it is not known, and then it is not checked.
         source: what the text came from, as `load_corpus` was asked for it ("sotu", a path); empty if it is not known.
+
+    Example:
+        >>> corpus = TokenCorpus(np.array([5, 7, 5, 9]), starts=np.array([0, 3]), vocabulary_size=10)
+        >>> len(corpus)
+        4
     """
 
     ids: Integer[np.ndarray, " tokens"]

@@ -65,16 +65,16 @@ def load_corpus(
         ValueError: unknown source, missing column, markup or anything that is not text in UTF-8, empty text, fewer than two
             documents.
         OSError: the source cannot be read, or the store not be read or written.
+
+    Example:
+        >>> train, held_out = load_corpus(texts, model.tokenizer)
+        >>> len(train) > len(held_out)
+        True
     """
     text = text_source(source, text_column)
+    key, size = (text.content, tokenizer_state(tokenizer), text_column), vocabulary_size or len(tokenizer)
     return stored_corpus(
-        (text.content, tokenizer_state(tokenizer), text_column),
-        lambda: _tokenized(text.documents(), tokenizer),
-        text.name,
-        tokenizer,
-        vocabulary_size or len(tokenizer),
-        evaluation_share,
-        seed,
+        key, lambda: _tokenized(text.documents(), tokenizer), text.name, tokenizer, size, evaluation_share, seed
     )
 
 

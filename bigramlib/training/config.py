@@ -51,6 +51,11 @@ class SparsifyConfig:
         undecided_share: of undecided gates, at which a run ends (`stopping.are_decided`); below 0 it uses all its steps.
         attempts: a run that is unstable (`stopping.is_unstable`) is repeated on other batches, up to so many attempts in all.
         seed: of the batches.
+
+    Example:
+        >>> config = SparsifyConfig.suited(model, table, 30)
+        >>> config.sparsity_penalty
+        30.0
     """
 
     sparsity_penalty: Real = 10.0

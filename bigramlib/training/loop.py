@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bigramlib.interrupts import interrupts_deferred
 from bigramlib.models.language_model import LanguageModel
-from bigramlib.numeric import full_precision
+from bigramlib.numeric import full_precision, percent
 from bigramlib.progress import tqdm
 from bigramlib.subnetworks.subnetwork import Subnetwork
 from bigramlib.targets.target import Target
@@ -72,7 +72,7 @@ def train(
             if check:
                 _check_gates(run, gates, config, kl)
                 kept, undecided = run.history[-1][2:]
-                progress.set_postfix(KL=f"{kl:.3f}", density=f"{kept:.3%}", undecided=f"{undecided:.3%}")
+                progress.set_postfix(KL=f"{kl:.3f}", density=percent(kept), undecided=percent(undecided))
             if save:
                 run.generator = dict(generator.bit_generator.state)
                 saved_state.save(run, gates.state())

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from bigramlib.models.language_model import LanguageModel
 from bigramlib.models.locks import one_at_a_time
+from bigramlib.numeric import Number
 from bigramlib.store import check_writable, content_hash, locked, set_aside, store_folder
 from bigramlib.subnetworks.subnetwork import Subnetwork
 from bigramlib.targets.target import Target
@@ -23,6 +24,7 @@ from bigramlib.training.loop import train
 from bigramlib.training.ranks import ALONE, Ranks
 from bigramlib.training.run import NoState, Run, SavedState
 from bigramlib.training.stopping import is_unstable
+from bigramlib.training.wished_density import checked_density, with_density
 from bigramlib.version import __version__
 
 log = logging.getLogger(__name__)
@@ -35,6 +37,7 @@ def find_subnetwork(
     corpus: TokenCorpus,
     config: SparsifyConfig | None = None,
     *,
+    density: Number | None = None,
     ranks: Ranks = ALONE,
 ) -> Subnetwork:
     """Train a mask over the model's attention and MLP matrices so that what is kept predicts the target.
@@ -49,6 +52,9 @@ def find_subnetwork(
         target: what the subnetwork should predict.
         corpus: training text (of which, with `flattening`, only the unigram distribution is used).
         config: the schedule; `SparsifyConfig.suited` to model and target if not given.
+        density: the share of the maskable weights to keep, above 0 and below 1; the config then leaves lambda as it is by
+            default. Lambda is searched in six runs at most, until the density is within 5 % of the wish. All runs are kept in
+            the store, so asking again trains nothing. If none comes so near, the nearest is returned, with a warning.
         ranks: the processes that search together (`ranks.joined`), each of which calls this with the same arguments.
 
     Returns:
@@ -59,11 +65,24 @@ def find_subnetwork(
         FloatingPointError: weights or the loss are not finite, no weight changes the loss, or the target is no distribution.
         OSError: what the store holds cannot be read just now, or the store cannot be written.
         MemoryError: not even one sequence at a time fits into memory (a batch that does not is taken in several passes).
-        ValueError: corpus, target and model do not share a vocabulary.
+        ValueError: corpus, target and model do not share a vocabulary, or no search with this config gives the density.
+
+    Example:
+        >>> subnetwork = find_subnetwork(model, table, corpus, SparsifyConfig.suited(model, table, 30))
+        >>> subnetwork.provenance["sparsity_penalty"]
+        30.0
     """
     config = config or SparsifyConfig.suited(model, target)
     model.check_vocabulary(corpus)
     model.check_length(config.sequence_length)
+    if density is not None:
+        density = checked_density(density, config, model)
+        return with_density(density, lambda penalty: _find(model, target, corpus, replace(config, sparsity_penalty=penalty), ranks))
+    return _find(model, target, corpus, config, ranks)
+
+
+def _find(model: LanguageModel, target: Target, corpus: TokenCorpus, config: SparsifyConfig, ranks: Ranks) -> Subnetwork:
+    """The subnetwork of one lambda: from the store, or trained and kept there."""
     model_facts = model.facts()
     facts = key_facts(model_facts, target, corpus, config)
     file = store_folder("subnetworks") / f"{store_key(facts)}.safetensors"

@@ -32,7 +32,7 @@ def test_gains_are_falls_of_the_cross_entropy(model, text):
     table = gains(model, base, [text]).set_index("part")
     assert list(table.index) == [*part_names(model), "full model"]
     before = token_losses(model, base, text).mean()
-    after = token_losses(model, base | Subnetwork.head(model, 1, 1), text).mean()
+    after = token_losses(model, base | Subnetwork.heads(model, [(1, 1)]), text).mean()
     assert table.gain["head 1.1"] == pytest.approx(before - after, abs=1e-6)
     assert table.gain["mlp 0"] == table.added["mlp 0"] == 0
     assert (table.low <= table.gain).all() and (table.gain <= table.high).all()

@@ -68,7 +68,7 @@ def paths(*, bigram=(5.0, 4.8, 4.5), empty=(7.0, 6.0, 4.9), kept=100):
 
 @pytest.fixture
 def verdict_of(model, behaviours, tmp_path):
-    small = Subnetwork.head(model, 0, 0)
+    small = Subnetwork.heads(model, [(0, 0)])
 
     def judged(key, *, gained=None, lost=None, path=None):
         given = (bought() if gained is None else gained, losses() if lost is None else lost, paths() if path is None else path)
@@ -165,7 +165,7 @@ def test_the_best_head_helps_with_inexplicable_tokens_where_its_interval_exclude
 
 
 def test_the_subnetwork_is_a_head_start_where_whole_parts_need_many_times_its_weights(verdict_of, model):
-    size = Subnetwork.head(model, 0, 0).kept
+    size = Subnetwork.heads(model, [(0, 0)]).kept
     verdict = verdict_of("head start", path=paths(kept=6 * size))
     assert (verdict.holds, verdict.ours) == ("yes", "6 times as many weights (2 parts) for the bigram subnetwork's 5.00 nats")
     assert verdict_of("head start", path=paths(kept=4 * size)).holds == "no"

@@ -61,6 +61,11 @@ def test_an_unknown_interval_decides_nothing_where_a_claim_is_judged_by_it():
     assert check(None, SURE, value=2.0, **UNKNOWN).ours == "2.00 (interval unknown: too few to tell)"
 
 
+def test_a_share_is_shown_with_as_many_decimals_as_it_needs():
+    claim = Claim("few", "", "{density:.1%} kept, {others:.0%} of them early", lambda **_: True)
+    assert check(None, claim, density=0.00004, others=0.61).ours == "0.0040% kept, 61% of them early"
+
+
 def test_every_claim_that_is_judged_by_an_interval_shows_it():
     judged = [claim for claim in ALL_CLAIMS.values() if claim.judged_by_interval]
     assert judged and all("{low" in claim.ours and "{high" in claim.ours for claim in judged)

@@ -1,6 +1,5 @@
 """Notebook 02: subnetworks are found in the model and its controls, drawn, and judged against them."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,7 +15,6 @@ from bigramlib.findings.find_subnetworks import (
     frontiers,
     histories,
     judge,
-    plot_density,
     plot_frontier,
     plot_history,
     provenances,
@@ -161,27 +159,6 @@ def test_the_frontier_of_one_subnetwork_without_controls_or_draws_is_drawn(axes)
     found = points(controls=(), tiny=None)
     plot_frontier(axes[0], found[found.case != "random subnetwork"])
     assert set(labels(axes[0])) == {"subnetworks of the trained model", "full model", "empty subnetwork"}
-
-
-def test_density_is_drawn_for_each_layer_and_component_with_numbers_where_there_is_room(axes, sparse):
-    table = sparse.table()
-    plot_density(axes[0], table)
-    drawn = axes[0].collections[0].get_array()
-    components = list(dict.fromkeys(table.component))
-    assert drawn.shape == (2, len(components)) and len(axes[0].texts) == drawn.size
-    assert drawn[1, 0] == pytest.approx(100 * table[(table.layer == 1)].density.iloc[0])
-    assert [label.get_text().replace("\n", " ") for label in axes[0].get_xticklabels()] == components
-    deep = pd.concat([table[table.layer == 0].assign(layer=layer) for layer in range(13)])
-    plot_density(axes[1], deep)
-    assert not axes[1].texts
-
-
-def test_every_component_is_named_in_narrow_axes_too(sparse):
-    figure, places = plt.subplots(1, 6, figsize=(5, 2))
-    plot_density(places[0], sparse.table())
-    figure.canvas.draw()
-    assert len(places[0].get_xticklabels()) == len(set(sparse.table().component))
-    plt.close(figure)
 
 
 @pytest.mark.parametrize("penalties", [[3.0], [3.0, 30.0]])

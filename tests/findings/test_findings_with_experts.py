@@ -6,7 +6,7 @@ from mixtures import MIXTURES, mixture, random_half
 
 from bigramlib import Study, Subnetwork
 from bigramlib.analysis.overlap import overlap_test
-from bigramlib.findings import base_to_build_on, find_subnetworks, overlap, where_they_live
+from bigramlib.findings import base_to_build_on, overlap, where_they_live
 from bigramlib.subnetworks.places import layer_shares
 
 
@@ -29,7 +29,7 @@ def test_dimensions_are_counted_and_drawn_by_expert(model, axes):
 
 def test_pictures_by_layer_and_component_take_experts_together(model, axes):
     one, other = random_half(model), random_half(model, seed=1)
-    find_subnetworks.plot_density(axes[0], one.table())
+    one.plot(axes[0])
     shown = np.asarray(axes[0].collections[0].get_array()).reshape(2, -1)
     mlp_in = one.table().query("layer == 1 and component == 'mlp in'")
     place = list(dict.fromkeys(one.table().component)).index("mlp in")

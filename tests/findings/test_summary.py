@@ -24,6 +24,7 @@ from bigramlib.findings import (
 )
 from bigramlib.findings.claims import BIGRAM_SUBNETWORKS, COLUMNS, check, recorded, untestable
 from bigramlib.findings.summary import ALL_CLAIMS, CLAIMS, FIRST_PAPER, claims_table, count, judge, measure_page, plot_page
+from bigramlib.numeric import percent
 
 NOTEBOOKS = [
     pretrain_mini, bigram_target, find_subnetworks, where_they_live, necessary, overlap, first_layer_turn, through_pretraining,
@@ -120,7 +121,7 @@ def test_each_part_of_the_page_is_measured_as_in_its_notebook(study, measured):
     assert_frame_equal(page.points, study.frontier(subnetworks, draws=1).assign(model="trained"))
     assert_frame_equal(page.ablation, study.ablate(subnetworks[1.0], draws=1))
     assert_frame_equal(page.overlap.drop(columns="pair"), overlap_test(subnetworks[10.0], pruned).iloc[[-1]])
-    assert list(page.overlap.pair) == [f"{subnetworks[10.0].density:.1%} / {pruned.density:.1%} kept"]
+    assert list(page.overlap.pair) == [f"{percent(subnetworks[10.0].density, 1)} / {percent(pruned.density, 1)} kept"]
     moments = first_layer_turn.moments_of(study, subnetworks[10.0], 512)
     assert np.array_equal(page.similarity, covariance_similarity(moments[first_layer_turn.FULL]))
     assert_frame_equal(page.lenses, first_layer_turn.lens_reports(study, moments, 256))

@@ -172,7 +172,7 @@ def test_the_lorenz_curve_of_one_empty_subnetwork_is_drawn(axes):
 
 
 def test_heads_are_drawn_by_the_density_of_their_four_matrices(axes, model):
-    plot_heads(axes[0], head_units(Subnetwork.head(model, 1, 0)))
+    plot_heads(axes[0], head_units(Subnetwork.heads(model, [(1, 0)])))
     grid = axes[0].collections[0].get_array()
     assert np.asarray(grid).tolist() == [[0, 0], [100, 0]] and len(axes[0].texts) == grid.size
     assert (CONFIGS["gpt_neox"].num_hidden_layers, CONFIGS["gpt_neox"].num_attention_heads) == grid.shape

@@ -26,7 +26,7 @@ def test_every_architecture_loads_from_disk_and_does_all_that_the_notebooks_ask(
     assert model.weights_hash == any_model.weights_hash
     found = find_subnetwork(model, table, corpus, SparsifyConfig(steps=3, batch_size=2, sequence_length=16))
     assert 0 <= found.kept <= found.total and len(found.history()) == 1
-    part = Subnetwork.head(model, 1, 1) | Subnetwork.mlp(model, 0, [1, 2])
+    part = Subnetwork.heads(model, [(1, 1)]) | Subnetwork.mlp(model, 0, [1, 2])
     assert np.isfinite(evaluate(model, corpus, table, part, max_tokens=256, sequence_length=32).r)
     moments = ResidualMoments.collect(model, corpus, part, max_tokens=512, sequence_length=32)
     other = TokenCorpus(np.asarray(corpus.ids)[::-1].copy(), np.array([0]), corpus.vocabulary_size)

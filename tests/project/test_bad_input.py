@@ -139,6 +139,7 @@ CASES = [
         ValueError,
         r"corpus 'random' has token ids of another tokenizer .*both have 280 tokens; tokenize",
     ),
+    ("no surprisals", lambda g: evaluate(g.model, g.corpus, ModelTarget(g.model)), ValueError, r"gives no surprisals"),
     ("evaluated on it", lambda g: evaluate(g.model, g.small, g.table), ValueError, r"vocabulary of 50, but .*own tokenizer"),
     (
         "table in evaluation",
@@ -157,7 +158,8 @@ CASES = [
         r"has 4096 .*share a vocabulary",
     ),
     ("no such layer", lambda g: Subnetwork.layer(g.model, 2), ValueError, r"no layer 2; the model has 2, numbered from 0"),
-    ("no such head", lambda g: Subnetwork.head(g.model, 0, -1), ValueError, r"no head -1; the model has 2, numbered from 0"),
+    ("no such head", lambda g: Subnetwork.heads(g.model, [(0, -1)]), ValueError, r"no head -1; the model has 2, numbered"),
+    ("heads that are no pairs", lambda g: Subnetwork.heads(g.model, [0, 1]), ValueError, r"pairs of layer and head, such as"),
     ("no such dimension", lambda g: Subnetwork.mlp(g.model, 0, [24]), ValueError, r"no MLP dimension 24; the model has 24"),
     ("masks missing", lambda g: Subnetwork({}, g.model.architecture), ValueError, r"Masks must name exactly the maskable"),
     (

@@ -10,7 +10,8 @@ from mixtures import MIXTURES, mixture, random_half
 from bigramlib import Subnetwork
 from bigramlib.analysis.circuits import part, part_names
 from bigramlib.analysis.overlap import jaccard, overlap_test
-from bigramlib.subnetworks.places import first_mlp_dimensions
+from bigramlib.subnetworks.drawing import svg
+from bigramlib.subnetworks.places import density_grid, first_mlp_dimensions
 from bigramlib.subnetworks.published import load_published, save_published
 
 EXPERTS = 3
@@ -46,7 +47,7 @@ def test_only_the_named_expert_is_meant(model):
 
 
 def test_a_layer_is_its_heads_its_experts_and_what_stands_beside_them(model):
-    heads = [Subnetwork.head(model, 1, head) for head in range(model.architecture.heads)]
+    heads = [Subnetwork.heads(model, [(1, head)]) for head in range(model.architecture.heads)]
     experts = [Subnetwork.mlp(model, 1, expert=expert) for expert in range(EXPERTS)]
     mlp = Subnetwork.mlp(model, 1)
     assert all((one & other).kept == 0 for one in experts for other in experts if one is not other)
@@ -117,7 +118,8 @@ def test_a_part_is_saved_with_what_it_is_a_part_of(model, tmp_path):
 
 
 def test_the_picture_of_a_notebook_has_one_row_for_each_layer(model):
-    assert random_half(model)._repr_html_().count("row_heading level0") == 2
+    half = random_half(model)
+    assert half._repr_html_() and svg(density_grid(half.table())).count("text-anchor='end'") == 2
 
 
 def test_overlap_takes_the_experts_of_a_layer_together(model):

@@ -50,7 +50,7 @@ def test_share_of_the_first_mlp(any_model):
 def test_a_dimension_of_the_first_mlp_counts_its_weights_in_and_out_and_no_others(any_model):
     size = any_model.architecture.mlp_size
     one, two = Subnetwork.mlp(any_model, 0, [1]), Subnetwork.mlp(any_model, 0, [1, size - 1])
-    counts = first_mlp_dimensions((two | Subnetwork.mlp(any_model, 1, [0]) | Subnetwork.head(any_model, 0, 0)).units())
+    counts = first_mlp_dimensions((two | Subnetwork.mlp(any_model, 1, [0]) | Subnetwork.heads(any_model, [(0, 0)])).units())
     assert counts.index.tolist() == list(range(size))
     assert {unit: kept for unit, kept in counts.items() if kept} == {1: one.kept, size - 1: two.kept - one.kept}
 
@@ -72,7 +72,7 @@ def test_gini_is_zero_for_equals_and_nears_one_for_a_single_holder():
 def test_a_head_alone_is_what_its_views_cover(any_model):
     shape = any_model.architecture
     for layer, head in ((0, 0), (1, shape.heads - 1)):
-        found = Subnetwork.head(any_model, layer, head)
+        found = Subnetwork.heads(any_model, [(layer, head)])
         group = head // (shape.heads // shape.key_value_heads)
         expected = 0
         for component in shape.components:
@@ -85,7 +85,7 @@ def test_a_head_alone_is_what_its_views_cover(any_model):
 
 
 def test_without_a_head_the_model_is_the_model_with_its_output_columns_zeroed(any_model):
-    head = Subnetwork.head(any_model, 0, 1)
+    head = Subnetwork.heads(any_model, [(0, 1)])
     shared = any_model.architecture.heads != any_model.architecture.key_value_heads
     o = next(part for part in any_model.architecture.components if part.layer == 0 and part.name == "o")
     ids = token_ids()
@@ -112,7 +112,7 @@ def test_layers_partition_the_model_and_an_mlp_is_its_dimensions(any_model):
     ("edit", "message"),
     [
         (lambda model: Subnetwork.layer(model, 2), "There is no layer 2; the model has 2, numbered from 0."),
-        (lambda model: Subnetwork.head(model, 0, -1), "There is no head -1; the model has 2, numbered from 0."),
+        (lambda model: Subnetwork.heads(model, [(0, -1)]), "There is no head -1; the model has 2, numbered from 0."),
         (lambda model: Subnetwork.mlp(model, 0, [24]), "There is no MLP dimension 24; the model has 24, numbered from 0."),
     ],
 )

@@ -47,7 +47,7 @@ def test_what_was_found_in_a_model_is_refused_on_other_weights_unless_transplant
 
 def test_what_is_defined_by_place_alone_is_of_every_model_of_its_shape(model, half, tokenizer):
     other = build("gpt_neox", tokenizer, seed=1)
-    for found in (half, Subnetwork.full(model), Subnetwork.head(model, 0, 1), ~Subnetwork.mlp(model, 1)):
+    for found in (half, Subnetwork.full(model), Subnetwork.heads(model, [(0, 1)]), ~Subnetwork.mlp(model, 1)):
         with found.applied(other):
             pass
 

@@ -18,7 +18,7 @@ from bigramlib.subnetworks.published import load_published, read_pickle, save_pu
 def published(request, tokenizer, tmp_path):
     """A model, a subnetwork of it, and that subnetwork as the release pickles it."""
     model = build(request.param, tokenizer)
-    subnetwork = Subnetwork.full(model).random_like(0) - Subnetwork.head(model, 0, 1)
+    subnetwork = Subnetwork.full(model).random_like(0) - Subnetwork.heads(model, [(0, 1)])
     return model, subnetwork, tmp_path / "masks.pickle"
 
 

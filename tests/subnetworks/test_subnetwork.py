@@ -1,10 +1,11 @@
 """A subnetwork is a set of weights: it has the laws of sets, applies and restores."""
 
+import numpy as np
 import pytest
 import torch
 from conftest import build
 
-from bigramlib import Subnetwork
+from bigramlib import Subnetwork, evaluate
 
 
 def test_sets_obey_their_laws(model, half):
@@ -54,20 +55,33 @@ def test_the_hash_of_a_model_is_that_of_the_weights_it_has_now(model, half):
     assert model.weights_hash == full
 
 
-def test_a_terminal_shows_its_size_and_the_model_that_it_names(model, half):
-    assert repr(half) == f"Subnetwork: {half.kept:,} of {half.total:,} maskable weights ({half.density:.2%})"
-    assert repr(Subnetwork.full(model)).startswith("Subnetwork of 'tiny gpt_neox': ")
+def test_equal_is_what_keeps_the_same_weights_wherever_it_comes_from(model, half, tokenizer):
+    same = Subnetwork(dict(reversed(half.masks.items())), half.architecture, {"origin": "elsewhere"})
+    assert same == half and hash(same) == hash(half) and same.hash == half.hash
+    assert ~~half == half != ~half
+    assert half != half.random_like(0) and half != "half"
+    assert {half, same, ~half} == {half, ~half}
+    assert Subnetwork.empty(model) != Subnetwork.empty(build("llama", tokenizer))
 
 
-def test_jupyter_shows_size_place_and_provenance(half):
-    html = half._repr_html_()
-    for part in (
-        f"{half.kept:,} of {half.total:,}",
-        f"({half.density:.2%})",
-        ">density<",
-        "in the first MLP",
-        "sparsity_penalty",
-        "mlp out",
-        "<table",
-    ):
-        assert part in html
+def test_evaluating_leaves_the_correlation_on_the_subnetwork_alone(model, half, table, held_out):
+    result = evaluate(model, held_out, table, half)
+    assert half.measured["r"] == result.r and half.measured["tokens"] == len(result.surprisals)
+    assert f"r {result.r:.3f}" in repr(half) and f"{result.r:.3f} (" in half._repr_html_()
+    assert not (~half).measured and not half.transplanted(model).measured
+
+
+def test_within_another_subnetwork_the_correlation_is_not_its_own(model, half, table, held_out):
+    with half.random_like(1).applied(model):
+        evaluate(model, held_out, table, half)
+    assert not half.measured
+
+
+def test_heads_in_one_call_are_the_union_of_each(model):
+    both = Subnetwork.heads(model, [(0, 1), (1, 0)])
+    assert both == Subnetwork.heads(model, np.array([[1, 0]])) | Subnetwork.heads(model, [(0, 1)])
+    assert both.provenance["heads"] == [(0, 1), (1, 0)]
+    assert Subnetwork.heads(model, []) == Subnetwork.empty(model)
+    for wrong in ([0, 1], ["head 0.1"], [(0, 1, 2)]):
+        with pytest.raises(ValueError, match="Heads are named by pairs of layer and head"):
+            Subnetwork.heads(model, wrong)
