@@ -115,6 +115,14 @@ def survey(name: str, source: str, device: str = "cpu", text_column: str = "text
         ValueError: there are no such subnetworks.
     """
     study = Study(name, source, device, text_column=text_column)
+    found = stored_subnetworks(study)
+    if not found:
+        raise ValueError(f"The store holds no bigram subnetwork of {name!r} on {source!r}; run notebook 02 on it first.")
+    return Surveyed(study, found)
+
+
+def stored_subnetworks(study: Study) -> dict[float, Subnetwork]:
+    """All bigram subnetworks in the store that were found in the model of a study for its bigram table, by sparsity penalty."""
     wanted = (study.table.hash, study.model.weights_hash, study.model.hash)
     found: dict[float, Subnetwork] = {}
     for file, provenance in sorted(_stored().items(), key=lambda each: _effort(each[1]), reverse=True):
@@ -123,9 +131,7 @@ def survey(name: str, source: str, device: str = "cpu", text_column: str = "text
             penalty = facts["sparsity_penalty"]
             if penalty not in found and (subnetwork := _readable(Subnetwork.load, file)):
                 found[penalty] = subnetwork
-    if not found:
-        raise ValueError(f"The store holds no bigram subnetwork of {name!r} on {source!r}; run notebook 02 on it first.")
-    return Surveyed(study, dict(sorted(found.items())))
+    return dict(sorted(found.items()))
 
 
 def judge(summary: pd.DataFrame) -> dict[str, bool]:

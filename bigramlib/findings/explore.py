@@ -1,0 +1,38 @@
+"""Notebook 15: the explorer of a study's subnetworks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from bigramlib.findings.across_models import stored_subnetworks
+from bigramlib.findings.study import Study
+from bigramlib.subnetworks.subnetwork import Subnetwork
+from bigramlib.views.explorer import Explorer
+
+PROMPT = "The people of the United States"
+
+
+def explore(
+    study: Study, subnetworks: Mapping[float, Subnetwork] | Iterable[float] | None = None, prompt: str = PROMPT
+) -> Explorer:
+    """Explore the bigram subnetworks of a study in JupyterLab: `explore(study)` as the last line of a cell.
+
+    A slider moves over lambda, a map shows where the kept weights are (click it for heads or MLP dimensions), and a prompt can
+    be typed: its next tokens by table, subnetwork, model and model without the subnetwork, and what the two write. Where
+    widgets are not alive (GitHub, nbviewer, a page made of the notebook), the same is shown as it was when the cell ran.
+
+    Args:
+        study: a model, its text and its bigram table.
+        subnetworks: subnetworks by sparsity penalty, or penalties to find them for (`Study.find`); those that the store holds
+            for this model and text, if not given.
+        prompt: what is typed at first.
+
+    Raises:
+        ModuleNotFoundError: ipywidgets is not installed.
+        ValueError: there is no subnetwork, or one is not of this model.
+    """
+    if subnetworks is None:
+        subnetworks = stored_subnetworks(study)
+    elif not isinstance(subnetworks, Mapping):
+        subnetworks = {penalty: study.find(penalty) for penalty in subnetworks}
+    return Explorer(study.model, study.table, dict(sorted(subnetworks.items())), prompt)
