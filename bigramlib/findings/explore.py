@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+import pandas as pd
+
 from bigramlib.findings.across_models import stored_subnetworks
 from bigramlib.findings.study import Study
 from bigramlib.subnetworks.subnetwork import Subnetwork
@@ -36,3 +38,9 @@ def explore(
     elif not isinstance(subnetworks, Mapping):
         subnetworks = {penalty: study.find(penalty) for penalty in subnetworks}
     return Explorer(study.model, study.table, dict(sorted(subnetworks.items())), prompt)
+
+
+def kept_weights(subnetworks: Mapping[float, Subnetwork]) -> pd.DataFrame:
+    """What the map of the explorer shows: the tables of all subnetworks, with a column sparsity_penalty."""
+    tables = {penalty: found.table() for penalty, found in subnetworks.items()}
+    return pd.concat(tables, names=["sparsity_penalty"]).reset_index("sparsity_penalty")

@@ -29,6 +29,10 @@ HEADLESS = {
 """Environment variables of notebooks that are executed without JupyterLab."""
 
 
+WIDGET = "application/vnd.jupyter.widget-view+json"
+"""The live form of a widget. Committed notebooks keep only its HTML, as it lives no longer than the kernel that made it."""
+
+
 class NotebookError(Exception):
     """The execution of a notebook failed before its last cell."""
 
@@ -134,6 +138,8 @@ def take_outputs(notebook: Path, executed: Path) -> None:
     for cell, new in zip(content.cells, copy.cells, strict=True):
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = new.outputs, new.execution_count
+            for output in cell.outputs:
+                output.get("data", {}).pop(WIDGET, None)
     with written_whole(notebook) as temporary:
         nbformat.write(content, temporary)
     tidy(notebook)

@@ -64,7 +64,7 @@ def lens_html(frame: pd.DataFrame) -> str:
     for layer, boundary in frame.sort_values("position").groupby("layer"):
         read = zip(boundary.prediction, boundary.probability, strict=True)
         cells = [tinted(shown(text), chance, f"probability {chance:.2f}") for text, chance in read]
-        rows.append([_head("embedding" if layer == 0 else f"layer {layer}"), *cells])
+        rows.append([_head("before layer 0" if layer == 0 else f"after layer {layer - 1}"), *cells])
     return table_html(["", *map(shown, tokens)], rows)
 
 
@@ -129,8 +129,9 @@ def strengths(values: np.ndarray) -> np.ndarray:
 
 def tinted(text: str, strength: float, title: str = "") -> str:
     """A cell that is the bluer the stronger (0 to 1), with a text and, when pointed at, a title."""
-    colour = f"background-color:{rgba(BLUE, strength)};text-align:left;min-width:6px;height:1.4em"
-    return f"<td style='{CELL}{colour}'{f' title={chr(34)}{escape(title)}{chr(34)}' if title else ''}>{escape(text)}</td>"
+    space = CELL if text else "padding:0px;border:none;width:6px;min-width:6px;height:18px;"
+    colour = f"background-color:{rgba(BLUE, strength)};text-align:left"
+    return f"<td style='{space}{colour}'{f' title={chr(34)}{escape(title)}{chr(34)}' if title else ''}>{escape(text)}</td>"
 
 
 def rgba(colour: tuple[int, int, int], strength: float) -> str:
