@@ -2,6 +2,7 @@
 
 from bigramlib.analysis.controls import ablate, frontier
 from bigramlib.analysis.evaluate import Evaluation, evaluate
+from bigramlib.findings.explore import explore
 from bigramlib.findings.study import Study
 from bigramlib.models.language_model import LanguageModel
 from bigramlib.models.loading import load_model
@@ -26,6 +27,7 @@ __all__ = [
     "TokenCorpus",
     "ablate",
     "evaluate",
+    "explore",
     "find_subnetwork",
     "frontier",
     "load_corpus",

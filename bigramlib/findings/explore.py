@@ -6,12 +6,11 @@ from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
-from bigramlib.findings.across_models import stored_subnetworks
 from bigramlib.findings.study import Study
 from bigramlib.subnetworks.subnetwork import Subnetwork
 from bigramlib.views.explorer import Explorer
 
-PROMPT = "The people of the United States"
+PROMPT = "the Senate and House of"
 
 
 def explore(
@@ -26,7 +25,7 @@ def explore(
     Args:
         study: a model, its text and its bigram table.
         subnetworks: subnetworks by sparsity penalty, or penalties to find them for (`Study.find`); those that the store holds
-            for this model and text, if not given.
+            for this model and text (`Study.stored`), if not given.
         prompt: what is typed at first.
 
     Raises:
@@ -34,7 +33,7 @@ def explore(
         ValueError: there is no subnetwork, or one is not of this model.
     """
     if subnetworks is None:
-        subnetworks = stored_subnetworks(study)
+        subnetworks = study.stored()
     elif not isinstance(subnetworks, Mapping):
         subnetworks = {penalty: study.find(penalty) for penalty in subnetworks}
     return Explorer(study.model, study.table, dict(sorted(subnetworks.items())), prompt)

@@ -16,6 +16,7 @@ from bigramlib.analysis.residual import MOMENT_TOKENS, ResidualMoments
 from bigramlib.models.language_model import LanguageModel
 from bigramlib.models.loading import checkpoint_names, load_model
 from bigramlib.models.random_weights import randomly_initialized
+from bigramlib.subnetworks.stored import stored_subnetworks
 from bigramlib.subnetworks.subnetwork import Subnetwork
 from bigramlib.targets.bigram import BigramTable
 from bigramlib.targets.full_model import ModelTarget
@@ -92,6 +93,10 @@ class Study:
     def prune(self, penalty: float, seed: int = 0) -> Subnetwork:
         """Optimal pruning (paper, finding 5): as `find`, but the subnetwork predicts like the full model."""
         return self._found(ModelTarget(self.model), penalty, seed)
+
+    def stored(self) -> dict[float, Subnetwork]:
+        """The bigram subnetworks of this model and text in the store, by sparsity penalty (see `stored_subnetworks`)."""
+        return stored_subnetworks(self.model, self.table.hash)
 
     def _found(self, target: Target, penalty: float, seed: int) -> Subnetwork:
         config = SparsifyConfig.suited(self.model, target, penalty, seed)

@@ -21,6 +21,9 @@ WRITTEN_TOKENS = 25
 """How many tokens the model and the subnetwork write after the prompt."""
 
 
+NO_BORDER = "2px solid transparent"
+
+
 class Explorer:
     """Subnetworks of one model, to look at and to ask. JupyterLab shows it live, and what knows no widgets as plain HTML.
 
@@ -61,8 +64,8 @@ class Explorer:
         self.slider = widgets.SelectionSlider(options=options, value=middle, description="lambda", **look)
         self.prompt = widgets.Text(prompt, description="prompt", placeholder="type a text, then Enter", **look)
         self.size, self.units, self.answers, self.written = (widgets.HTML() for _ in range(4))
-        self.place = self._grid(middle).stack().idxmax()
         self.cells = self._buttons(widgets)
+        self.place = max(self.cells, key=lambda place: self._grid(middle).loc[place])
         self.box = self._arranged(widgets)
         self.slider.observe(lambda _: self._turn(), "value")
         self.prompt.observe(lambda _: self._ask(), "value")
@@ -93,21 +96,23 @@ class Explorer:
     def _buttons(self, widgets: Any) -> dict[tuple[int, str], Any]:
         """A button for each layer and component that the model has."""
         cells = {}
-        for place in self._grid(self.slider.value).stack().index:
-            layout = {"width": "auto", "height": "26px", "margin": "1px", "padding": "0px"}
-            cells[place] = widgets.Button(layout=layout, tooltip=f"layer {place[0]}, {place[1]}: click for its parts")
+        for layer, component in self._grid(self.slider.value).stack().index:
+            place = int(layer), component
+            layout = {"width": "auto", "height": "26px", "margin": "1px", "padding": "0px", "border": NO_BORDER}
+            cells[place] = widgets.Button(layout=layout, tooltip=f"layer {layer}, {component}: click for its parts")
             cells[place].on_click(lambda _, place=place: self._point(place))
         return cells
 
     def _arranged(self, widgets: Any) -> Any:
         """All widgets in their places."""
         grid = self._grid(self.slider.value)
-        heads = [widgets.Label(name, layout={"margin": "0px 0px 0px 8px"}) for name in ("", *map(str, grid.columns))]
+        middle = {"display": "flex", "justify_content": "center"}
+        heads = [widgets.Label(name, layout=middle) for name in ("", *map(str, grid.columns))]
         rows = [
             [widgets.Label(f"layer {layer}"), *(self.cells.get((layer, name), widgets.Label()) for name in grid.columns)]
             for layer in grid.index
         ]
-        columns = {"grid_template_columns": f"60px repeat({grid.shape[1]}, 62px)", "grid_gap": "0px"}
+        columns = {"grid_template_columns": f"56px repeat({grid.shape[1]}, 58px)", "grid_gap": "0px"}
         where = widgets.GridBox([*heads, *(cell for row in rows for cell in row)], layout=columns)
         left = widgets.VBox([widgets.HTML("<b>kept weights</b> (click for heads or MLP dimensions)"), where, self.units])
         right = widgets.VBox([widgets.HTML("<b>the next token</b>"), self.answers, self.written])
@@ -121,7 +126,7 @@ class Explorer:
         """Show another subnetwork."""
         shown = self.subnetwork
         self.size.value = (
-            f"{shown.kept:,} of {shown.total:,} weights kept ({kept_share(shown.density)}), "
+            f"{shown.kept:,} of {shown.total:,} weights kept ({shown.density:.2%}), "
             f"{shown.first_mlp_share():.0%} of them in the first MLP"
         )
         grid = self._grid(self.slider.value)
@@ -134,9 +139,9 @@ class Explorer:
 
     def _point(self, place: tuple[int, str]) -> None:
         """Show the heads or MLP dimensions of one layer and component."""
-        self.cells[self.place].layout.border = None
+        self.cells[self.place].layout.border = NO_BORDER
         self.place, (layer, component) = place, place
-        self.cells[place].layout.border = f"2px solid {rgba(BLUE, 1)}"
+        self.cells[place].layout.border = f"2px solid {rgba(BLUE, 1.0)}"
         units = self._units(self.slider.value)
         chosen = units[(units.layer == layer) & (units.component == component)]
         kind = "head" if component in ATTENTION_COMPONENTS else "MLP dimension"
@@ -154,5 +159,5 @@ class Explorer:
             return
         texts = {"the subnetwork writes": subnetwork, "the full model writes": model}
         lines = (f"<div><i>{who}:</i> {escape(text)}</div>" for who, text in texts.items())
-        style = "max-width:620px;line-height:1.4;white-space:normal"
+        style = "max-width:560px;line-height:20px;white-space:normal"
         self.written.value = f"<div style='{style}'>{''.join(lines)}</div>"

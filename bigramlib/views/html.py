@@ -105,7 +105,8 @@ def units_html(units: pd.DataFrame, kind: str) -> str:
     ]
     fullest = units.nlargest(5, "kept")
     best = ", ".join(f"{row.unit} ({row.kept:,})" for row in fullest[fullest.kept > 0].itertuples())
-    return f"<div>{len(units):,} {kind}s; most weights are kept in {best or 'none'}</div>{table_html([], rows)}"
+    said = "max-width:400px;white-space:normal;line-height:18px"
+    return f"<div style='{said}'>{len(units):,} {kind}s; most weights are kept in {best or 'none'}</div>{table_html([], rows)}"
 
 
 def table_html(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -117,7 +118,7 @@ def table_html(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """
     top = "".join(f"<th style='{CELL}text-align:left;font-weight:600'>{escape(head)}</th>" for head in heads)
     body = "".join(f"<tr style='background-color:transparent'>{''.join(row)}</tr>" for row in rows)
-    style = "border-collapse:collapse;border:none;table-layout:auto;margin:2px 0px;font-size:12px"
+    style = "border-collapse:collapse;border:none;table-layout:auto;margin:2px 0px;font-size:12px;line-height:18px"
     return f"<table style='{style}'>{f'<thead><tr>{top}</tr></thead>' if heads else ''}<tbody>{body}</tbody></table>"
 
 
@@ -153,8 +154,8 @@ def kept_share(share: float) -> str:
 
 def _bar(text: str, probability: float, colour: tuple[int, int, int]) -> str:
     bar = f"background-color:{rgba(colour, 0.4)};width:{100 * probability:.0f}%;white-space:nowrap;padding:0px 2px"
-    number = f"<span style='opacity:0.7'>{probability:.2f}</span>"
-    return f"<td style='{CELL}text-align:left;min-width:120px'><div style='{bar}'>{escape(shown(text))} {number}</div></td>"
+    number = f"<span style='opacity:0.7'>{f'{probability:.2f}' if probability >= 0.005 else '&lt;0.01'}</span>"
+    return f"<td style='{CELL}text-align:left;min-width:100px'><div style='{bar}'>{escape(shown(text))} {number}</div></td>"
 
 
 def _head(text: str) -> str:
