@@ -76,7 +76,10 @@ def density_html(grid: pd.DataFrame) -> str:
     """
     scaled = strengths(grid.to_numpy())
     rows = [
-        [_head(f"layer {layer}"), *(tinted(kept_share(share), strength) for share, strength in zip(row, part, strict=True))]
+        [
+            _head(f"layer {layer}"),
+            *(tinted(kept_share(share) or "0", strength) for share, strength in zip(row, part, strict=True)),
+        ]
         for layer, row, part in zip(grid.index, grid.to_numpy(), scaled, strict=True)
     ]
     return table_html(["", *map(str, grid.columns)], rows)
