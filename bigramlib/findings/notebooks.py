@@ -138,15 +138,13 @@ def take_outputs(notebook: Path, executed: Path) -> None:
     for cell, new in zip(content.cells, copy.cells, strict=True):
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = new.outputs, new.execution_count
-            for output in cell.outputs:
-                output.get("data", {}).pop(WIDGET, None)
     with written_whole(notebook) as temporary:
         nbformat.write(content, temporary)
     tidy(notebook)
 
 
 def tidy(notebook: Path) -> None:
-    """Remove injected parameters, times, temporary metadata and progress bars from a notebook, and number its cells anew."""
+    """Remove injected parameters, times, temporary metadata, progress bars and live widgets, and number the cells anew."""
     import nbformat  # it comes with the extra "notebooks", which nothing else here needs
     import nbstripout  # it comes with the extra "test"
 
@@ -163,5 +161,7 @@ def tidy(notebook: Path) -> None:
     for number, cell in enumerate(executed, 1):  # nbstripout cannot number anew
         for counted in (cell, *(output for output in cell.outputs if "execution_count" in output)):
             counted["execution_count"] = number
+        for output in cell.outputs:
+            output.get("data", {}).pop(WIDGET, None)
     with written_whole(notebook) as temporary:
         nbformat.write(content, temporary)
