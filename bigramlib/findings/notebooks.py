@@ -144,7 +144,7 @@ def take_outputs(notebook: Path, executed: Path) -> None:
 
 
 def tidy(notebook: Path) -> None:
-    """Remove injected parameters, times, temporary metadata, progress bars and live widgets, and number the cells anew."""
+    """Remove injected parameters, times, temporary metadata, progress bars and live widgets that have HTML, and number the cells anew."""
     import nbformat  # it comes with the extra "notebooks", which nothing else here needs
     import nbstripout  # it comes with the extra "test"
 
@@ -162,6 +162,7 @@ def tidy(notebook: Path) -> None:
         for counted in (cell, *(output for output in cell.outputs if "execution_count" in output)):
             counted["execution_count"] = number
         for output in cell.outputs:
-            output.get("data", {}).pop(WIDGET, None)
+            if "text/html" in (data := output.get("data", {})):
+                data.pop(WIDGET, None)
     with written_whole(notebook) as temporary:
         nbformat.write(content, temporary)
