@@ -144,7 +144,7 @@ def take_outputs(notebook: Path, executed: Path) -> None:
 
 
 def tidy(notebook: Path) -> None:
-    """Remove injected parameters, times, temporary metadata, progress bars and live widgets that have HTML, and number the cells anew."""
+    """Remove injected parameters, times, temporary metadata, progress bars and live widgets, and number the cells anew."""
     import nbformat  # it comes with the extra "notebooks", which nothing else here needs
     import nbstripout  # it comes with the extra "test"
 
