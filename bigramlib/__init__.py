@@ -3,6 +3,7 @@
 from bigramlib.analysis.controls import ablate, frontier, smallest_reaching
 from bigramlib.analysis.evaluate import Evaluation, evaluate
 from bigramlib.analysis.overlap import overlap_test
+from bigramlib.findings.explore import explore
 from bigramlib.findings.study import Study
 from bigramlib.models.language_model import LanguageModel
 from bigramlib.models.loading import load_model
@@ -31,6 +32,7 @@ __all__ = [
     "TrigramTable",
     "ablate",
     "evaluate",
+    "explore",
     "find_subnetwork",
     "frontier",
     "load_corpus",

@@ -25,7 +25,7 @@ DEFAULTS = {
     "CORPUS": "sotu",
     "TEXT_COLUMN": "text",
     "DEVICE": "cpu",
-    "NOTEBOOKS": "01 02 03 04 05 06 07 08 09 11 12 13",
+    "NOTEBOOKS": "01 02 03 04 05 06 07 08 09 11 12 13 15",
     "SWEEP": "sweep.yaml",
     "SCHEDULER": "",
     "PROCESSES": "",

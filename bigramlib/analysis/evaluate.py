@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
+from transformers import PreTrainedTokenizerBase
 
 from bigramlib.analysis.intervals import correlation, correlation_interval, mean_interval, warn_of_few
 from bigramlib.models.language_model import LanguageModel
+from bigramlib.models.tokenizer import token_texts
 from bigramlib.numeric import full_precision, whole_number
 from bigramlib.progress import tqdm
 from bigramlib.subnetworks.subnetwork import Subnetwork
@@ -38,6 +41,9 @@ class Evaluation:
         surprisals: [tokens] surprisal of each token under the model, bits.
         bigram_surprisals: [tokens] surprisal of each token under the table, bits; infinite where the bigram was never seen.
         documents: [tokens] the document that each token belongs to.
+        tokens: [tokens, 2] the ids of the token before each token, and of the token itself.
+        positions: [tokens] where in the corpus the token before each token stands.
+        tokenizer: of the model.
 
     Example:
         >>> evaluation = evaluate(model, held_out, table)
@@ -53,11 +59,39 @@ class Evaluation:
     surprisals: Float[np.ndarray, " tokens"]
     bigram_surprisals: Float[np.ndarray, " tokens"]
     documents: Int[np.ndarray, " tokens"]
+    tokens: Int[np.ndarray, "tokens 2"]
+    positions: Int[np.ndarray, " tokens"]
+    tokenizer: PreTrainedTokenizerBase = field(repr=False, compare=False)
 
     @property
     def perplexity(self) -> float:
         """Exp of the cross-entropy."""
         return float(np.exp(self.cross_entropy))
+
+    def to_frame(self, **others: Evaluation) -> pd.DataFrame:
+        """The surprisal of each token, in nats: `study.evaluate(subnetwork).to_frame(full_model=study.evaluate())`.
+
+        Args:
+            others: other evaluations of the same tokens, by the name of their column.
+
+        Returns:
+            One row for each token that has a next one: position (in the corpus), document, token, next_token (texts), and how
+            surprising the next token is, in nats: bigram_table (infinite where the pair was never seen), surprisal (in this
+            evaluation), and a column for each of the others.
+
+        Raises:
+            ValueError: another evaluation is of other tokens.
+        """
+        surprisals = {"bigram_table": self.bigram_surprisals, "surprisal": self.surprisals}
+        for name, other in others.items():
+            if not np.array_equal(self.positions, other.positions) or not np.array_equal(self.tokens, other.tokens):
+                raise ValueError(
+                    f"{name} was measured on other tokens; evaluate it on the same text, with the same max_tokens."
+                )
+            surprisals[name] = other.surprisals
+        first, second = (token_texts(self.tokenizer, ids.tolist()) for ids in self.tokens.T)
+        places = {"position": self.positions, "document": self.documents, "token": first, "next_token": second}
+        return pd.DataFrame(places | {name: bits * NATS_PER_BIT for name, bits in surprisals.items()})
 
     def rise_from(self, before: Evaluation) -> tuple[float, float, float]:
         """How much worse the text is predicted than in another evaluation on the same tokens.
@@ -116,6 +150,9 @@ def evaluate(
         surprisals=bits,
         bigram_surprisals=bigram_bits,
         documents=documents,
+        tokens=np.stack([current[valid], following[valid]], axis=1),
+        positions=corpus.positions(sequence_length, max_tokens)[valid],
+        tokenizer=model.tokenizer,
     )
     if subnetwork and isinstance(table, BigramTable) and not model.identity.beneath:
         subnetwork.measured.update(r=evaluation.r, r_interval=evaluation.r_interval, text=corpus.name, tokens=len(bits))

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -16,15 +14,11 @@ from matplotlib.ticker import NullFormatter
 from bigramlib.analysis.controls import smallest_reaching
 from bigramlib.findings.study import Study
 from bigramlib.findings.style import PAPER_R
-from bigramlib.store import store_folder
-from bigramlib.subnetworks.file import read_provenance
 from bigramlib.subnetworks.provenance import origins
+from bigramlib.subnetworks.stored import stored_provenances
 from bigramlib.subnetworks.subnetwork import Subnetwork
 from bigramlib.text.sources import check_source
 
-FACTS = {"model", "corpus", "target_hash", "sparsity_penalty", "config", "steps"}
-"""Fields that the provenance of every subnetwork has that was found by training."""
-Read = TypeVar("Read")
 log = logging.getLogger(__name__)
 
 
@@ -34,8 +28,7 @@ class Surveyed:
 
     Attributes:
         study: the model, its text and its bigram table.
-        subnetworks: by sparsity penalty. Of several for the same penalty, the one that was trained on most tokens is taken, and
-            among equals the one with the lowest seed.
+        subnetworks: by sparsity penalty (see `stored_subnetworks`).
     """
 
     study: Study
@@ -90,7 +83,7 @@ def surveyed_names(wanted: Sequence[str] = ()) -> dict[str, str]:
     Raises:
         ValueError: there are no such models, or one of the wanted models has no subnetwork in the store.
     """
-    rows = [facts | origins(facts) for facts in _stored().values()]
+    rows = [facts | origins(facts) for facts in stored_provenances().values()]
     rows = [facts for facts in rows if facts["model_origin"] not in ("random", "tuned")]
     names: dict[str, str] = {}
     for name, source in sorted({(facts["model"], facts["corpus_source"]) for facts in rows}):
@@ -115,17 +108,10 @@ def survey(name: str, source: str, device: str = "cpu", text_column: str = "text
         ValueError: there are no such subnetworks.
     """
     study = Study(name, source, device, text_column=text_column)
-    wanted = (study.table.hash, study.model.weights_hash, study.model.hash)
-    found: dict[float, Subnetwork] = {}
-    for file, provenance in sorted(_stored().items(), key=lambda each: _effort(each[1]), reverse=True):
-        facts = {"model_hash": provenance["weights_hash"]} | provenance
-        if (facts["target_hash"], facts["weights_hash"], facts["model_hash"]) == wanted:
-            penalty = facts["sparsity_penalty"]
-            if penalty not in found and (subnetwork := _readable(Subnetwork.load, file)):
-                found[penalty] = subnetwork
+    found = study.stored()
     if not found:
         raise ValueError(f"The store holds no bigram subnetwork of {name!r} on {source!r}; run notebook 02 on it first.")
-    return Surveyed(study, dict(sorted(found.items())))
+    return Surveyed(study, found)
 
 
 def judge(summary: pd.DataFrame) -> dict[str, bool]:
@@ -135,27 +121,6 @@ def judge(summary: pd.DataFrame) -> dict[str, bool]:
         "mini reaches r > 0.95": "mini" in summary[summary.r > PAPER_R].index,
         "removing the subnetwork costs more than removing random weights, in every model": bool(damage.all()),
     }
-
-
-def _stored() -> dict[Path, dict]:
-    """The files of the subnetworks in the store that were found by training, with their provenance; no mask is read."""
-    files = sorted(store_folder("subnetworks").glob("*.safetensors"))
-    found = {file: _readable(read_provenance, file) for file in files}
-    return {file: provenance for file, provenance in found.items() if provenance and set(provenance) >= FACTS}
-
-
-def _readable(read: Callable[[Path], Read], file: Path) -> Read | None:
-    """What can be read from a file; None, with a warning, if it cannot be read."""
-    try:
-        return read(file)
-    except (ValueError, OSError) as error:
-        log.warning("A file is left out of the survey: %s", error)
-        return None
-
-
-def _effort(provenance: dict) -> tuple[int, int]:
-    config = provenance["config"]
-    return int(np.prod([provenance["steps"], config["batch_size"], config["sequence_length"]])), -config["seed"]
 
 
 def plot_models(axes: Sequence[Axes], points: pd.DataFrame) -> None:

@@ -29,6 +29,10 @@ HEADLESS = {
 """Environment variables of notebooks that are executed without JupyterLab."""
 
 
+WIDGET = "application/vnd.jupyter.widget-view+json"
+"""The live form of a widget. Committed notebooks keep only its HTML, as it lives no longer than the kernel that made it."""
+
+
 class NotebookError(Exception):
     """The execution of a notebook failed before its last cell."""
 
@@ -140,7 +144,7 @@ def take_outputs(notebook: Path, executed: Path) -> None:
 
 
 def tidy(notebook: Path) -> None:
-    """Remove injected parameters, times, temporary metadata and progress bars from a notebook, and number its cells anew."""
+    """Remove injected parameters, times, temporary metadata, progress bars and live widgets, and number the cells anew."""
     import nbformat  # it comes with the extra "notebooks", which nothing else here needs
     import nbstripout  # it comes with the extra "test"
 
@@ -157,5 +161,8 @@ def tidy(notebook: Path) -> None:
     for number, cell in enumerate(executed, 1):  # nbstripout cannot number anew
         for counted in (cell, *(output for output in cell.outputs if "execution_count" in output)):
             counted["execution_count"] = number
+        for output in cell.outputs:
+            if "text/html" in (data := output.get("data", {})):
+                data.pop(WIDGET, None)
     with written_whole(notebook) as temporary:
         nbformat.write(content, temporary)

@@ -11,17 +11,20 @@ import pandas as pd
 from bigramlib.analysis.controls import ablate, frontier
 from bigramlib.analysis.evaluate import MAX_TOKENS, Evaluation, evaluate
 from bigramlib.analysis.lenses import LENS_TOKENS, lens_report
+from bigramlib.analysis.predictions import TOP, lens, predictions
 from bigramlib.analysis.residual import MOMENT_TOKENS, ResidualMoments
 from bigramlib.models.language_model import LanguageModel
 from bigramlib.models.loading import checkpoint_names, load_model
 from bigramlib.models.random_weights import randomly_initialized
 from bigramlib.numeric import Number
+from bigramlib.subnetworks.stored import stored_subnetworks
 from bigramlib.subnetworks.subnetwork import Subnetwork
 from bigramlib.targets.bigram import BigramTable
 from bigramlib.targets.full_model import ModelTarget
 from bigramlib.targets.target import Target
 from bigramlib.training.config import SparsifyConfig
 from bigramlib.training.search import find_subnetwork
+from bigramlib.views.html import Lens, Predictions
 
 
 class Study:
@@ -103,12 +106,35 @@ class Study:
         """Optimal pruning (paper, finding 5): as `find`, but the subnetwork predicts like the full model."""
         return self._found(ModelTarget(self.model), penalty, seed, density)
 
+    def stored(self) -> dict[float, Subnetwork]:
+        """The bigram subnetworks of this model and text in the store, by sparsity penalty (see `stored_subnetworks`)."""
+        return stored_subnetworks(self.model, self.table.hash)
+
     def _found(self, target: Target, penalty: float | None, seed: int, density: Number | None) -> Subnetwork:
         if penalty is not None and density is not None:
             raise ValueError(f"Both a penalty ({penalty!r}) and a density ({density!r}) are given; leave one out.")
         chosen = SparsifyConfig.sparsity_penalty if penalty is None else penalty
         config = SparsifyConfig.suited(self.model, target, chosen, seed)
         return find_subnetwork(self.model, target, self.train, config, density=density)
+
+    # -- what is predicted after a prompt -----------------------------------------------------------------------------
+
+    def predictions(self, prompt: str, subnetwork: Subnetwork | None = None, *, top: int = TOP) -> Predictions:
+        """The likeliest next tokens after a prompt: the table's, a subnetwork's, the model's, and without the subnetwork.
+
+        It is the table of `bigramlib.analysis.predictions`, which JupyterLab shows with bars.
+        """
+        return Predictions(predictions(self.model, self.table, prompt, subnetwork, top=top))
+
+    def lens(self, prompt: str, subnetwork: Subnetwork | None = None) -> Lens:
+        """What each layer boundary predicts at each token of a prompt, in the full model and in a subnetwork.
+
+        It is the table of `bigramlib.analysis.predictions.lens`, with a column case ("full model" or "subnetwork"), which
+        JupyterLab shows as a grid of layers and tokens.
+        """
+        cases = {"full model": None} | ({"subnetwork": subnetwork} if subnetwork else {})
+        read = [lens(self.model, prompt, part).assign(case=case) for case, part in cases.items()]
+        return Lens(pd.concat(read, ignore_index=True))
 
     # -- measurements on held-out text --------------------------------------------------------------------------------
 

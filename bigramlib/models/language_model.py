@@ -286,12 +286,12 @@ class LanguageModel:
     def bridge(self) -> TransformerBridge:
         """A TransformerLens bridge around a copy of the model as it is now.
 
-        Inside `with subnetwork.applied(model):` it shows the subnetwork.
+        Inside `with subnetwork.applied(model):` it shows the subnetwork. `bridge.run_with_cache("The people")` takes a text.
 
         Raises:
             ValueError: TransformerLens cannot show such a model.
         """
-        return bridged(self.hf, self.architecture, self.name)
+        return bridged(self.hf, self.tokenizer, self.architecture, self.name)
 
     def to(self, device: str | torch.device) -> LanguageModel:
         """Move the model to a device, in place, and return it.

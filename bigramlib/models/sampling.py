@@ -81,14 +81,19 @@ class Sampler:
         Raises:
             ValueError: the tokenizer cannot read the prompt, or the model cannot continue it.
         """
-        ids = self._read(prompt)
+        ids = self.read(prompt)
         self.positions.check(len(ids) + tokens - 1)
         begin = torch.tensor([[*self.prefix, *ids]], dtype=torch.long, device=self.device)
         drawn = self.draw(begin, tokens, torch.Generator(self.device).manual_seed(seed))
         return self.tokenizer.decode([*ids, *drawn[0].tolist()])
 
-    def _read(self, prompt: str) -> list[int]:
-        """The token ids of a prompt."""
+    def read(self, prompt: str) -> list[int]:
+        """The token ids of a prompt, without the prefix.
+
+        Raises:
+            ValueError: the tokenizer cannot read it, the model has no embedding of one of its tokens, or neither it nor the
+                prefix has any.
+        """
         try:
             ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
         except Exception as error:  # of tokenizers: a lone surrogate, or no token for what it does not know

@@ -1,6 +1,8 @@
-"""What the tokenizer says of a model's texts: which tokens stand before every text, and which end a document."""
+"""What the tokenizer says of a model's texts: what stands before every text, what ends a document, how single tokens read."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -34,3 +36,18 @@ def tokens_ending(tokenizer: PreTrainedTokenizerBase, hf: PreTrainedModel, vocab
         ends = getattr(config, "eos_token_id", None)
         named += ends if isinstance(ends, list | tuple) else [ends]
     return sorted({token for token in named if token is not None and 0 <= token < vocabulary_size})
+
+
+def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
+    """How each token reads within a text, with a space before it if it has one.
+
+    A token is decoded after itself, because some tokenizers drop the space of the first token of a text. What is no whole
+    character, or nothing at all, gets its name in the vocabulary.
+    """
+    texts: dict[int, str] = {}
+    for token in ids:
+        if token not in texts:
+            alone, twice = (tokenizer.decode([token] * times, clean_up_tokenization_spaces=False) for times in (1, 2))
+            text = twice.removeprefix(alone)
+            texts[token] = text if text and "\ufffd" not in twice else str(tokenizer.convert_ids_to_tokens(token))
+    return [texts[token] for token in ids]

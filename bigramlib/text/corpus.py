@@ -100,7 +100,7 @@ class TokenCorpus:
             (current, following, valid): token ids, the token after each, and whether the two stand in the same document.
             Text is cut where a last, shorter sequence would be.
         """
-        places = self._places(sequence_length, max_tokens)
+        places = self.positions(sequence_length, max_tokens)
         ids = np.asarray(self.ids)
         following = places + 1
         return ids[places].astype(np.int64), ids[following].astype(np.int64), ~self._is_start(following)
@@ -109,12 +109,12 @@ class TokenCorpus:
         self, sequence_length: Number = SEQUENCE_LENGTH, max_tokens: Number | None = None
     ) -> Int[np.ndarray, "sequences pos"]:
         """The document number of each token of `windows` with the same arguments."""
-        return np.searchsorted(self.starts, self._places(sequence_length, max_tokens), side="right") - 1
+        return np.searchsorted(self.starts, self.positions(sequence_length, max_tokens), side="right") - 1
 
-    def _is_start(self, places: Int[np.ndarray, "*shape"]) -> Bool[np.ndarray, "*shape"]:
-        return self.starts[np.searchsorted(self.starts, places, side="right") - 1] == places
-
-    def _places(self, sequence_length: Number, max_tokens: Number | None) -> Int[np.ndarray, "sequences pos"]:
+    def positions(
+        self, sequence_length: Number = SEQUENCE_LENGTH, max_tokens: Number | None = None
+    ) -> Int[np.ndarray, "sequences pos"]:
+        """Where in `ids` each token of `windows` with the same arguments stands."""
         sequence_length = whole_number("sequence_length", sequence_length, least=1)
         whole = (len(self.ids) - 1) // sequence_length
         if whole < 1:
@@ -130,6 +130,9 @@ class TokenCorpus:
             )
         begin = np.arange(n) * whole // n * sequence_length
         return begin[:, None] + np.arange(sequence_length)
+
+    def _is_start(self, places: Int[np.ndarray, "*shape"]) -> Bool[np.ndarray, "*shape"]:
+        return self.starts[np.searchsorted(self.starts, places, side="right") - 1] == places
 
     def sample(self, batch_size: int, sequence_length: int, generator: np.random.Generator) -> Int[np.ndarray, "batch pos"]:
         """Sequences from random places of the running text (they may cross from one document into the next)."""

@@ -99,3 +99,29 @@ def test_documents_of_single_tokens_have_nothing_to_predict(model, single_tokens
 
 def test_fewer_tokens_are_evaluated_when_asked(model, held_out, table):
     assert len(evaluate(model, held_out, table, max_tokens=200, sequence_length=32).surprisals) <= 192
+
+
+def test_the_frame_has_each_token_with_its_next_one_and_their_surprisals_in_nats(study, sparse):
+    found, full = study.evaluate(sparse), study.evaluate()
+    frame = found.to_frame(full_model=full)
+    columns = ["position", "document", "token", "next_token", "bigram_table", "surprisal", "full_model"]
+    assert list(frame.columns) == columns and len(frame) == len(found.surprisals)
+    for name, bits in {
+        "bigram_table": found.bigram_surprisals,
+        "surprisal": found.surprisals,
+        "full_model": full.surprisals,
+    }.items():
+        np.testing.assert_allclose(frame[name], bits * np.log(2))
+    ids, decode = study.held_out.ids, study.model.tokenizer.decode
+    for row in frame.iloc[:: len(frame) // 50].itertuples():
+        assert (row.token, row.next_token) == (decode([ids[row.position]]), decode([ids[row.position + 1]]))
+        assert study.held_out.starts[row.document] <= row.position
+        assert row.document + 1 == len(study.held_out.starts) or row.position + 1 < study.held_out.starts[row.document + 1]
+    assert frame.surprisal.mean() == pytest.approx(found.cross_entropy)
+
+
+def test_evaluations_of_other_tokens_make_no_frame_together(study):
+    with pytest.raises(
+        ValueError, match=r"^few was measured on other tokens; evaluate it on the same text, with the same max_tokens\.$"
+    ):
+        study.evaluate().to_frame(few=study.evaluate(max_tokens=256))

@@ -86,7 +86,7 @@ def test_a_damaged_mask_gives_way_to_the_next(on_disk, caplog):
     content[-1] ^= 255
     best.write_bytes(content)
     assert survey(name, source).subnetworks[1.0].provenance["steps"] == 3
-    assert "left out of the survey" in caplog.text
+    assert "A file of the store is left out" in caplog.text
 
 
 def test_a_model_without_subnetworks_is_refused(on_disk):

@@ -19,7 +19,7 @@ from conftest import build
 
 from bigramlib.__main__ import DEFAULTS, main
 from bigramlib.disk import located
-from bigramlib.findings.notebooks import HEADLESS, copy_with_figures, kept, tidy
+from bigramlib.findings.notebooks import HEADLESS, WIDGET, copy_with_figures, kept, tidy
 from bigramlib.findings.reproduction import check_values
 from bigramlib.instruction.tasks import Task
 from bigramlib.instruction.tuning import TuneConfig, instruction_tune
@@ -354,7 +354,7 @@ def test_tidied_notebooks_keep_results_and_lose_times_and_progress(tmp_path):
     cell.outputs = [
         nbformat.v4.new_output("stream", name="stderr", text="50%"),
         nbformat.v4.new_output("stream", name="stdout", text="yes"),
-        nbformat.v4.new_output("execute_result", data={"text/plain": "1"}, execution_count=2),
+        nbformat.v4.new_output("execute_result", data={"text/html": "1", WIDGET: {"model_id": "2"}}, execution_count=2),
     ]
     path = tmp_path / "a.ipynb"
     injected = nbformat.v4.new_code_cell("figures = 'here'", execution_count=1, metadata={"tags": ["injected-parameters"]})
@@ -363,7 +363,7 @@ def test_tidied_notebooks_keep_results_and_lose_times_and_progress(tmp_path):
     tidied = nbformat.read(path, as_version=4)
     assert tidied.metadata == {}
     assert [(kept.source, kept.id, kept.metadata) for kept in tidied.cells] == [("1", cell.id, {})]
-    assert [output.get("text", output.get("data")) for output in tidied.cells[0].outputs] == ["yes", {"text/plain": "1"}]
+    assert [output.get("text", output.get("data")) for output in tidied.cells[0].outputs] == ["yes", {"text/html": "1"}]
     assert tidied.cells[0].execution_count == tidied.cells[0].outputs[1].execution_count == 1
 
 

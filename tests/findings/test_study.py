@@ -22,6 +22,7 @@ from bigramlib import (
     randomly_initialized,
 )
 from bigramlib.analysis.lenses import lens_report
+from bigramlib.analysis.predictions import lens, predictions
 from bigramlib.analysis.residual import ResidualMoments
 from bigramlib.models.mini import SETTINGS, train_tokenizer
 
@@ -181,3 +182,25 @@ def test_a_density_is_wished_for_in_place_of_a_penalty(study, quick, sparse, mon
     ]
     with pytest.raises(ValueError, match=r"Both a penalty \(3.0\) and a density \(0.1\) are given; leave one out"):
         study.find(3.0, density=0.1)
+
+
+def test_a_prompt_is_asked_of_the_models_own_table(study, sparse):
+    plain = predictions(study.model, study.table, "the cat", sparse, top=3)
+    assert_frame_equal(pd.DataFrame(study.predictions("the cat", sparse, top=3)), plain)
+    assert_frame_equal(pd.DataFrame(study.predictions("the cat")), predictions(study.model, study.table, "the cat"))
+
+
+def test_the_lens_reads_the_model_and_the_subnetwork(study, sparse):
+    found = study.lens("the cat", sparse)
+    for case, part in (("full model", None), ("subnetwork", sparse)):
+        read = pd.DataFrame(found[found.case == case]).drop(columns="case").reset_index(drop=True)
+        assert_frame_equal(read, lens(study.model, "the cat", part))
+    assert set(study.lens("the cat").case) == {"full model"}
+
+
+def test_the_store_is_asked_for_bigram_subnetworks_of_this_model_and_text(study, quick, documents):
+    assert study.stored() == {}
+    study.prune(3.0)
+    found = {penalty: study.find(penalty).hash for penalty in (5.0, 2.0)}
+    assert {penalty: each.hash for penalty, each in study.stored().items()} == found
+    assert Study(study.model, documents[:50]).stored() == {}

@@ -5,11 +5,12 @@ import pytest
 import torch
 from conftest import build
 from test_identity import with_first, word_tokenizer
-from tokenizers import Tokenizer, models, processors
+from tokenizers import Tokenizer, decoders, models, processors
 from transformers import PreTrainedTokenizerFast
 
 from bigramlib import BigramTable, LanguageModel, evaluate
 from bigramlib.analysis.residual import ResidualMoments
+from bigramlib.models.tokenizer import token_texts
 
 
 def with_beginning(tokenizer):
@@ -90,3 +91,16 @@ def test_a_beginning_of_sequence_token_stands_before_every_sequence_and_is_never
     first, second = (ResidualMoments.collect(m, corpus, max_tokens=256) for m in (plain, model))
     assert first.n == second.n
     assert torch.allclose(first.mean[0], second.mean[0]) and not torch.allclose(first.mean[1], second.mean[1])
+
+
+def test_tokens_read_as_they_do_within_a_text(tokenizer):
+    ids = tokenizer(" the cat sat", add_special_tokens=False)["input_ids"]
+    assert "".join(token_texts(tokenizer, ids)) == " the cat sat"
+    spaced = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE({"▁the": 0, "s": 1, "▁": 2}, [])))
+    spaced.backend_tokenizer.decoder = decoders.Metaspace()
+    assert spaced.decode([0]) == "the" and token_texts(spaced, [0, 1, 0]) == [" the", "s", " the"]
+
+
+def test_a_token_that_is_no_whole_character_is_called_by_its_name(tokenizer):
+    first, second = tokenizer("é", add_special_tokens=False)["input_ids"]
+    assert token_texts(tokenizer, [first, second]) == tokenizer.convert_ids_to_tokens([first, second])

@@ -15,8 +15,8 @@ from bigramlib.findings.style import save_figure, use_house_style
 
 MINI = Path(__file__).parents[2] / "figures" / "mini"
 NOTEBOOKS = MINI.parents[1] / "notebooks"
-PICTURES = sorted(path for path in MINI.glob("*.png") if path.name != "00_pretraining.png")
-"""Those that committed notebooks show; 00 is committed as it trains a smaller model."""
+PICTURES = sorted(path for path in MINI.glob("*.png") if path.stem not in ("00_pretraining", "15_explorer"))
+"""Those that committed notebooks show; 00 is committed as it trains a smaller model, 15 has a screenshot."""
 
 
 def shown(path):

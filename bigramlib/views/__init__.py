@@ -1,0 +1,1 @@
+"""How results look in JupyterLab: tables of HTML, and the explorer."""
