@@ -14,6 +14,8 @@ from bigramlib.findings.study import Study
 from bigramlib.findings.style import BLUE, RED
 from bigramlib.subnetworks.subnetwork import Subnetwork
 
+LEAST_RISE = 0.001
+"""What the log axis of rises begins with, in nats per token; smaller rises are drawn there."""
 CLAIMS = {
     "necessary": Claim(
         "Removing the subnetwork wrecks the model; removing a random one of the same size does little",
@@ -107,14 +109,18 @@ def plot_ablations(axes: Sequence[Axes], ablations: Mapping[str, pd.DataFrame]) 
 
 
 def plot_ablation(axes: Axes, ablation: pd.DataFrame) -> None:
-    """Draw the held-out cross-entropy of each case of `ablate`, with the spread over random draws."""
-    cases = ablation.iloc[::-1]
-    colours = [RED if "random" in case else BLUE for case in cases.index]
-    axes.barh(cases.index, cases.cross_entropy, xerr=cases.cross_entropy_spread, color=colours)
-    for position, (value, r) in enumerate(zip(cases.cross_entropy, cases.r, strict=True)):
-        axes.text(value + 0.1, position, f"{value:.2f}   r {r:.2f}", va="center", fontsize="small")
-    axes.axvline(ablation.cross_entropy["full"], color="black", linewidth=0.8, linestyle=":")
-    axes.set(xlabel="held-out cross-entropy (nats per token)", xlim=(0, ablation.cross_entropy.max() * 1.25))
+    """Draw by how much the cross-entropy of each case of `ablate` exceeds the full model's, on a log axis, with intervals."""
+    cases = ablation.drop(index="full").iloc[::-1]
+    rises = cases[["rise", "rise_low", "rise_high"]].clip(lower=LEAST_RISE)
+    for position, (case, row) in enumerate(rises.iterrows()):
+        colour = RED if "random" in case else BLUE
+        axes.plot([row.rise_low, row.rise_high], [position, position], color=colour)
+        axes.plot(row.rise, position, "o", color=colour)
+        words = f"{cases.rise[case]:+.2f}   r {cases.r[case]:.2f}"
+        axes.annotate(words, (row.rise, position), xytext=(0, 6), textcoords="offset points", ha="center", fontsize="small")
+    axes.set_yticks(range(len(cases)), list(cases.index))
+    axes.set(xscale="log", xlabel="rise in held-out cross-entropy (nats per token)")
+    axes.set(xlim=(LEAST_RISE / 2, 5 * rises.max().max()), ylim=(-0.5, len(cases) - 0.2))
 
 
 def plot_rises(axes: Axes, rises: pd.DataFrame) -> None:

@@ -156,7 +156,8 @@ def measure_page(
 def plot_page(page: Page, title: str) -> Figure:
     """Draw the page, with the plotting functions of the notebooks."""
     rows = ["AAAAAABBBBBB", "CCCCDDDDEEEE", "FFFGGGHHHIII"] + ["JJJJKKKKLLLL"] * (page.development is not None)
-    figure, axes = plt.subplot_mosaic(";".join(rows), figsize=(15, 4.25 * len(rows)), layout="constrained")
+    figure, axes = plt.subplot_mosaic(";".join(rows), figsize=(16, 5 * len(rows)), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.2, h_pad=0.25)
     find_subnetworks.plot_frontier(axes["A"], page.points)
     find_subnetworks.plot_density(axes["B"], page.subnetwork.table())
     necessary.plot_ablation(axes["C"], page.ablation)
@@ -173,5 +174,7 @@ def plot_page(page: Page, title: str) -> Figure:
     }
     for key, text in titles.items():
         axes[key].set_title(text)
+    for key, place in axes.items():
+        place.set_title(key, loc="left", weight="bold", fontsize="x-large")
     figure.suptitle(title, fontsize="x-large")
     return figure

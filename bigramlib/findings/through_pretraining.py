@@ -13,7 +13,7 @@ from bigramlib.analysis.evaluate import MAX_TOKENS
 from bigramlib.analysis.overlap import overlap_test
 from bigramlib.findings.claims import Claim, Verdict, check, untestable
 from bigramlib.findings.study import Study
-from bigramlib.findings.style import BLUE, ORANGE, PAPER_R, pretraining_axis
+from bigramlib.findings.style import BLUE, GREY, ORANGE, PAPER_R, pretraining_axis
 from bigramlib.progress import tqdm
 
 CLAIMS = {
@@ -117,7 +117,7 @@ def plot_through_pretraining(axes: Sequence[Axes], points: pd.DataFrame) -> None
         points: what `through_pretraining` returns.
     """
     final = points.step.max()
-    for (penalty, line), colour in zip(points.groupby("sparsity_penalty"), ("#6fa8dc", BLUE), strict=False):
+    for (penalty, line), colour in zip(points.groupby("sparsity_penalty"), (GREY, BLUE), strict=False):
         bars = np.maximum(0, (line.r - line.r_low, line.r_high - line.r))
         name = f"subnetwork, lambda {penalty:g}"
         axes[0].errorbar(line.step, line.r, bars, fmt="o-", color=colour, label=name)
