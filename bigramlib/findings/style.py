@@ -116,8 +116,15 @@ def write_above(axes: Axes, value: float, position: int) -> None:
 
 
 def correlation_axis(axes: Axes) -> None:
-    """Show r on the vertical axis, stretched towards 1 by Fisher's transformation, so that intervals near 1 can be seen."""
-    axes.set_yscale("function", functions=(lambda r: np.arctanh(np.clip(r, -NEARLY_ONE, NEARLY_ONE)), np.tanh))
+    """Show what was drawn on a vertical axis of r, stretched towards 1 by Fisher's transformation, so that intervals show."""
+
+    def stretched(r: np.ndarray) -> np.ndarray:
+        return np.arctanh(np.clip(r, -NEARLY_ONE, NEARLY_ONE))
+
+    low, high = stretched(axes.dataLim.intervaly)
+    margin = 0.06 * (high - low)
+    axes.set_yscale("function", functions=(stretched, np.tanh))
+    axes.set_ylim(np.tanh(low - margin), np.tanh(high + margin))
     axes.yaxis.set_major_locator(FixedLocator([-0.4, -0.2, 0, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99]))
     axes.yaxis.set_major_formatter("{x:g}")
 

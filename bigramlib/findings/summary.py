@@ -175,6 +175,7 @@ def plot_page(page: Page, title: str) -> Figure:
     for key, text in titles.items():
         axes[key].set_title(text)
     for key, place in axes.items():
-        place.set_title(key, loc="left", weight="bold", fontsize="x-large")
+        beside = {"xycoords": "axes fraction", "textcoords": "offset points", "ha": "right"}
+        place.annotate(key, (0, 1), (-24, 10), weight="bold", fontsize="x-large", **beside)
     figure.suptitle(title, fontsize="x-large")
     return figure

@@ -117,7 +117,7 @@ def plot_through_pretraining(axes: Sequence[Axes], points: pd.DataFrame) -> None
         points: what `through_pretraining` returns.
     """
     final = points.step.max()
-    for (penalty, line), colour in zip(points.groupby("sparsity_penalty"), (GREY, BLUE), strict=False):
+    for (penalty, line), colour in zip(points.groupby("sparsity_penalty"), (BLUE, GREY), strict=False):
         bars = np.maximum(0, (line.r - line.r_low, line.r_high - line.r))
         name = f"subnetwork, lambda {penalty:g}"
         axes[0].errorbar(line.step, line.r, bars, fmt="o-", color=colour, label=name)
