@@ -48,6 +48,11 @@ class Evaluation:
     documents: Int[np.ndarray, " tokens"]
 
     @property
+    def tokens(self) -> int:
+        """How many next tokens were measured."""
+        return len(self.surprisals)
+
+    @property
     def perplexity(self) -> float:
         """Exp of the cross-entropy."""
         return float(np.exp(self.cross_entropy))

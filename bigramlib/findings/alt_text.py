@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection, QuadMesh
-from matplotlib.container import BarContainer, ErrorbarContainer
+from matplotlib.container import BarContainer, Container, ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -30,8 +30,8 @@ def _panel(axes: Axes) -> str:
     meshes = [drawn for drawn in axes.collections if isinstance(drawn, QuadMesh)]
     if meshes:
         bar = meshes[0].colorbar
-        values = _one_line(bar.ax.get_ylabel()) if bar else ""
-        what = f"a heat map{f' of {values}' if values else ''}, {against}, {_range(meshes[0].get_array())}"
+        unit = f" of {_one_line(bar.ax.get_ylabel())}" if bar else ""
+        what = f"a heat map{unit}, {against}, {_range(np.ma.asarray(meshes[0].get_array()))}"
     else:
         named = zip(*axes.get_legend_handles_labels(), strict=True)
         series = [f"{_one_line(label)} ({_range(values)})" for drawn, label in named if (values := _values(drawn)).size]
@@ -42,17 +42,17 @@ def _panel(axes: Axes) -> str:
 def _rows(axes: Axes) -> list[str]:
     """The names of the rows of a panel that has some, with the lengths of their bars or the places of their dots."""
     ticks = axes.get_yticks()
-    names = [_one_line(name) for name in axes.yaxis.get_major_formatter().format_ticks(ticks)]
+    names = [_one_line(name) for name in axes.yaxis.get_major_formatter().format_ticks(list(ticks))]
     if not any(name and not NUMBER.fullmatch(name) for name in names):
         return []
-    values = {y: x for line in axes.lines if line.get_marker() == "o" for x, y in line.get_xydata()}
+    values = {y: x for line in axes.lines if line.get_marker() == "o" for x, y in np.column_stack(line.get_data())}
     bars = [bar for drawn in axes.containers if isinstance(drawn, BarContainer) for bar in drawn]
     values |= {bar.get_y() + bar.get_height() / 2: bar.get_width() for bar in bars}
     named = {name: values.get(tick) for name, tick in zip(names, ticks, strict=True)}
     return [name if value is None else f"{name} ({value:.3g})" for name, value in named.items()][::-1]
 
 
-def _values(drawn: Artist) -> np.ndarray:
+def _values(drawn: Artist | Container) -> np.ndarray:
     """The heights of what a legend names, or the widths of horizontal bars."""
     if isinstance(drawn, ErrorbarContainer):
         drawn = drawn.lines[0]

@@ -8,11 +8,14 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.axes import Axes
 
+from bigramlib.analysis.behaviours import running_text, token_losses
+from bigramlib.analysis.evaluate import NATS_PER_BIT
 from bigramlib.analysis.yardsticks import rises_by_bigram_surprisal
 from bigramlib.findings.claims import Claim, Verdict, check
 from bigramlib.findings.study import Study
 from bigramlib.findings.style import BLUE, RED
 from bigramlib.subnetworks.subnetwork import Subnetwork
+from bigramlib.text.corpus import SEQUENCE_LENGTH
 
 LEAST_RISE = 0.001
 """What the log axis of rises begins with, in nats per token; smaller rises are drawn there."""
@@ -45,6 +48,24 @@ def rises(study: Study, subnetwork: Subnetwork, tokens: int) -> pd.DataFrame:
     removed = {"without the subnetwork": ~subnetwork, "without random weights": ~subnetwork.random_like(0)}
     after = {case: study.evaluate(rest, max_tokens=tokens) for case, rest in removed.items()}
     return pd.concat([rises_by_bigram_surprisal(before, found).assign(case=case) for case, found in after.items()])
+
+
+def passage(study: Study, subnetwork: Subnetwork, count: int = 16) -> pd.DataFrame:
+    """The surprisal of each of the first tokens of held-out text, in bits: of the table, the model, and what is left of it.
+
+    Returns:
+        One row for each token: current, next (the token that is predicted), bigram table (infinite where the bigram was never
+        seen), full model, without the subnetwork, without random weights.
+    """
+    text = running_text(study.held_out, SEQUENCE_LENGTH)
+    ids, following = text.ids[text.chosen], text.following[text.chosen]
+    decode = study.model.tokenizer.decode
+    table = pd.DataFrame({"current": [decode([token]) for token in ids], "next": [decode([token]) for token in following]})
+    table["bigram table"] = study.table.surprisals(ids, following)
+    removed = {"without the subnetwork": ~subnetwork, "without random weights": ~subnetwork.random_like(0)}
+    for name, part in ({"full model": Subnetwork.full(study.model)} | removed).items():
+        table[name] = token_losses(study.model, part, text) / NATS_PER_BIT
+    return table[:count]
 
 
 def samples(study: Study, subnetwork: Subnetwork, prompt: str, tokens: int = 50) -> dict[str, str]:

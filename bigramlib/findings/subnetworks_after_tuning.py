@@ -195,7 +195,7 @@ def removals(studies: Mapping[str, Study], subnetwork: Subnetwork, draws: int, m
 
     Returns:
         A row for each: model, removed (`SUBNETWORK` or `RANDOM`), rise with its 95 % interval rise_low to
-        rise_high, nats per token.
+        rise_high, nats per token, and tokens (how many were measured).
     """
     cases = {"full - subnetwork": SUBNETWORK, "full - random": RANDOM}
     rows = []
@@ -203,7 +203,9 @@ def removals(studies: Mapping[str, Study], subnetwork: Subnetwork, draws: int, m
         placed = subnetwork if name == "base" else subnetwork.transplanted(study.model)
         table = study.ablate(placed, draws=draws, max_tokens=max_tokens)
         for case, removed in cases.items():
-            rows.append({"model": name, "removed": removed} | table.loc[case, ["rise", "rise_low", "rise_high"]].to_dict())
+            rows.append(
+                {"model": name, "removed": removed} | table.loc[case, ["rise", "rise_low", "rise_high", "tokens"]].to_dict()
+            )
     return pd.DataFrame(rows)
 
 

@@ -134,14 +134,14 @@ def measure_page(
         ablated: the sparsity penalty of the subnetwork that is removed.
         pruning_penalty: the sparsity penalty of the optimally pruned subnetwork that the headline subnetwork is compared with.
         moment_tokens: training tokens for the moments of the residual stream.
-        lens_tokens: held-out tokens for the lenses and for each pretraining checkpoint.
+        lens_tokens: held-out tokens for the lenses.
     """
     subnetwork, pruned = subnetworks[headline], study.prune(pruning_penalty)
     pair = f"{subnetwork.density:.1%} / {pruned.density:.1%} kept"
     moments = first_layer_turn.moments_of(study, subnetwork, moment_tokens)
     development = None
     if len(study.checkpoints()) > 1:
-        development = through_pretraining.through_pretraining(study, [headline], max_tokens=lens_tokens)
+        development = through_pretraining.through_pretraining(study, [headline])
     return Page(
         points=study.frontier(subnetworks, draws=1).assign(model="trained"),
         subnetwork=subnetwork,

@@ -48,8 +48,8 @@ def through_pretraining(study: Study, penalties: Sequence[float], *, max_tokens:
 
     Returns:
         One row for each checkpoint and penalty: step, sparsity_penalty, kept, density, r with its 95 % interval r_low and
-        r_high, full_r (of the full model), first_mlp_share, contained (the overlap with the final subnetwork as a share
-        of the smaller of the two) and times_chance (this overlap divided by the flat expectation).
+        r_high, tokens (how many were measured), full_r (of the full model), first_mlp_share, contained (the overlap with the
+        final subnetwork as a share of the smaller of the two) and times_chance (this overlap divided by the flat expectation).
     """
     checkpoints = study.checkpoints()
     final = {penalty: checkpoints[max(checkpoints)].find(penalty) for penalty in penalties}
@@ -63,7 +63,8 @@ def through_pretraining(study: Study, penalties: Sequence[float], *, max_tokens:
             low, high = measured.r_interval
             rows.append({
                 "step": step, "sparsity_penalty": penalty, "kept": found.kept, "density": found.density,
-                "r": measured.r, "r_low": low, "r_high": high, "full_r": full.r, "first_mlp_share": found.first_mlp_share(),
+                "r": measured.r, "r_low": low, "r_high": high, "tokens": measured.tokens, "full_r": full.r,
+                "first_mlp_share": found.first_mlp_share(),
                 "contained": total.contained, "times_chance": total.overlap / total.flat_expected,
             })  # fmt: skip
     return pd.DataFrame(rows)

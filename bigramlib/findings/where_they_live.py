@@ -54,6 +54,11 @@ def searched_rows(subnetwork: Subnetwork, table: pd.DataFrame) -> pd.DataFrame:
     return table[[place in places for place in zip(table.layer, table.component, strict=True)]]
 
 
+def searched_table(subnetwork: Subnetwork) -> pd.DataFrame:
+    """The rows of `Subnetwork.table` about matrices that were searched."""
+    return searched_rows(subnetwork, subnetwork.table())
+
+
 def head_units(subnetwork: Subnetwork) -> pd.DataFrame:
     """The rows of `Subnetwork.units` about attention heads that were searched."""
     units = searched_rows(subnetwork, subnetwork.units())
