@@ -13,6 +13,7 @@ from bigramlib.findings import pretrain_mini
 from bigramlib.findings.claims import Claim, Verdict, check, untestable
 from bigramlib.findings.study import Study
 from bigramlib.findings.style import BLUE, ORANGE, pretraining_axis
+from bigramlib.progress import tqdm
 
 CLAIMS = {
     "model is not bigram": Claim(
@@ -71,7 +72,7 @@ def along_pretraining(study: Study, max_tokens: int = MAX_TOKENS) -> pd.DataFram
         cross_entropy, both in nats per token, and tokens (how many were measured).
     """
     rows = []
-    for step, checkpoint in study.checkpoints().items():
+    for step, checkpoint in tqdm(study.checkpoints().items(), desc="checkpoints", unit="checkpoint"):
         found = checkpoint.evaluate(max_tokens=max_tokens)
         rows.append((step, found.r, found.r_clipped, found.kl, found.cross_entropy, found.tokens))
     return pd.DataFrame(rows, columns=["step", "r", "r_clipped", "kl", "cross_entropy", "tokens"])
