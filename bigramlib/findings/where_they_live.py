@@ -156,6 +156,7 @@ def plot_heads(axes: Axes, units: pd.DataFrame) -> None:
     """Draw what `head_units` returns: the share of its weights that each head keeps (q, k, v, o together), as a heat map."""
     if units.empty:
         axes.set(xticks=[], yticks=[], xlabel="attention was not searched")
+        axes.spines[:].set_visible(False)
         return
     heads = units.groupby(["layer", "unit"])[["kept", "total"]].sum()
     grid = (heads.kept / heads.total).unstack() * 100

@@ -118,7 +118,7 @@ def test_a_figure_names_its_model_and_text_once_below_all_else_without_folders(t
 def test_a_notebook_shows_a_figure_once_with_words_that_describe_it(tmp_path, monkeypatch, folder):
     shown = []
     shell = SimpleNamespace(display_pub=SimpleNamespace(publish=lambda *given: shown.append(given)))
-    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell, version_info=(9, 0)))
     figure, axes = plt.subplots()
     axes.set_xlabel("steps")
     save_figure(figure, folder and tmp_path / folder, "01_a", pd.DataFrame(), "mini", "sotu")
