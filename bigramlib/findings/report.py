@@ -8,7 +8,8 @@ from pathlib import Path
 
 from bigramlib.disk import written_whole
 from bigramlib.findings.claims import recorded
-from bigramlib.findings.notebooks import EXECUTED, MODEL, NOTEBOOKS, OWN_MODELS, SURVEY
+from bigramlib.findings.notebooks import EXECUTED, NOTEBOOKS, SURVEY
+from bigramlib.findings.reproduction import MODEL, OWN_MODELS
 from bigramlib.findings.summary import claims_table
 
 REPORT = Path("report")
