@@ -202,10 +202,8 @@ def removals(studies: Mapping[str, Study], subnetwork: Subnetwork, draws: int, m
     for name, study in studies.items():
         placed = subnetwork if name == "base" else subnetwork.transplanted(study.model)
         table = study.ablate(placed, draws=draws, max_tokens=max_tokens)
-        for case, removed in cases.items():
-            rows.append(
-                {"model": name, "removed": removed} | table.loc[case, ["rise", "rise_low", "rise_high", "tokens"]].to_dict()
-            )
+        costs = table[["rise", "rise_low", "rise_high", "tokens"]]
+        rows += [{"model": name, "removed": removed} | costs.loc[case].to_dict() for case, removed in cases.items()]
     return pd.DataFrame(rows)
 
 
