@@ -3,6 +3,7 @@
 # make notebooks   execute the notebooks as they are committed                     make bench   what everything costs, measured
 # make sweep       a grid of searches, SWEEP=sweep.yaml: a table                  make gpu-check  what a GPU finds and costs
 # make clean       remove this checkout's .store and .executed; no mask else       make cluster-test  searches on a SLURM, started here
+# make report      report/index.html: claims, executed notebooks and the API, as pages to read and share
 BENCHMARKS ?= step memory counting residual_pass overlap growth steps_to_quality
 PYTHON ?= python3
 SLURM := munged slurmctld slurmd sbatch srun
@@ -10,8 +11,8 @@ BIN := .venv/bin
 # What a user gives reaches the environment as it was typed: neither make nor the shell reads a $ or a quote in it.
 GIVEN := MODEL CORPUS TEXT_COLUMN DEVICE NOTEBOOKS SWEEP SCHEDULER PROCESSES BIGRAMLIB_STORE
 $(foreach name,$(GIVEN),$(if $(filter command,$(origin $(name))),$(eval override export $(name) := $$(value $(name)))))
-.PHONY: reproduce sweep test lab pretrain notebooks bench gpu-check cluster-test slurm-is-here clean
-reproduce sweep pretrain notebooks: .venv/ready
+.PHONY: reproduce sweep test lab pretrain notebooks report bench gpu-check cluster-test slurm-is-here clean
+reproduce sweep pretrain notebooks report: .venv/ready
 	@HF_HUB_DISABLE_TELEMETRY=1 $(BIN)/python -m bigramlib $@
 test: .venv/ready
 	$(BIN)/ruff check .
@@ -21,7 +22,8 @@ test: .venv/ready
 	$(BIN)/python -m pytest -q
 	$(BIN)/python -m pytest -q -s tests/project/committed_notebooks.py
 lab: .venv/ready
-	@case "$$BIGRAMLIB_STORE" in [!/~]*) BIGRAMLIB_STORE=$$PWD/$$BIGRAMLIB_STORE;; esac; $(BIN)/jupyter lab --notebook-dir=notebooks
+	@case "$$BIGRAMLIB_STORE" in [!/~]*) BIGRAMLIB_STORE=$$PWD/$$BIGRAMLIB_STORE;; esac; \
+	$(BIN)/jupyter lab --notebook-dir=notebooks $$([ "$$(id -u)" != 0 ] || echo --allow-root)
 bench: .venv/ready
 	@for question in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$question || exit 1; done
 gpu-check: .venv/ready

@@ -1,4 +1,4 @@
-"""The commands behind `make`, from the root of a checkout: `python -m bigramlib reproduce | pretrain | notebooks | tidy`.
+"""The commands behind `make`: `python -m bigramlib reproduce | pretrain | notebooks | report | tidy` in the root of a checkout.
 
 `python -m bigramlib sweep`, `architectures` and `search` work anywhere, `search` also by `torchrun -m bigramlib search`.
 """
@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from bigramlib.findings.notebooks import NotebookError, execute_committed, pretrain, tidy
+from bigramlib.findings.report import write_report
 from bigramlib.findings.reproduction import reproduce
 from bigramlib.findings.style import figure_folder
 from bigramlib.findings.summary import claims_table
@@ -69,6 +70,8 @@ def main() -> None:
             execute_committed()
         elif options.command == "search":
             sys.stdout.write(run_search(options))
+        elif options.command == "report":
+            sys.stdout.write(f"{write_report()}\n")
         elif options.command == "architectures":
             sys.stdout.write(architectures_table())
         else:
@@ -101,6 +104,7 @@ def command_line() -> argparse.ArgumentParser:
     commands.add_parser("pretrain", help="train mini again from nothing")
     commands.add_parser("notebooks", help="execute the notebooks as they are committed, and keep their outputs")
     add_search(commands)
+    commands.add_parser("report", help="write report/index.html: claims, executed notebooks and the API")
     commands.add_parser("architectures", help="print which types of models can be used, each tried on a tiny one (a minute)")
     tidied = commands.add_parser("tidy", help="strip what changes with every execution from notebooks")
     tidied.add_argument("notebooks", nargs="+", type=Path)

@@ -39,13 +39,14 @@ def evaluate_edits(
         max_tokens: as in `evaluate`.
 
     Returns:
-        One row for each, in their order: edit (its name), kept (weights), r with its 95 % interval r_low to r_high.
+        One row for each, in their order: edit (its name), kept (weights), r with its 95 % interval r_low to r_high,
+        tokens (how many were measured).
     """
     rows = []
     for name, edited in edits.items():
         measured = evaluate(model, corpus, table, edited, max_tokens=max_tokens)
-        rows.append((name, edited.kept, measured.r, *measured.r_interval))
-    return pd.DataFrame(rows, columns=["edit", "kept", "r", "r_low", "r_high"])
+        rows.append((name, edited.kept, measured.r, *measured.r_interval, measured.tokens))
+    return pd.DataFrame(rows, columns=["edit", "kept", "r", "r_low", "r_high", "tokens"])
 
 
 def part_names(model: LanguageModel) -> list[str]:

@@ -14,11 +14,22 @@ from bigramlib.subnetworks.subnetwork import Subnetwork
 from bigramlib.targets.bigram import BigramTable
 from bigramlib.text.corpus import TokenCorpus
 
-MEASURES = ("r", "r_low", "r_high", "r_clipped", "kl", "cross_entropy", "perplexity", "r_spread", "cross_entropy_spread")
+MEASURES = (
+    "r",
+    "r_low",
+    "r_high",
+    "r_clipped",
+    "kl",
+    "cross_entropy",
+    "perplexity",
+    "tokens",
+    "r_spread",
+    "cross_entropy_spread",
+)
 """Columns of `frontier` and `ablate`. Where random subnetworks are drawn, all but the last two are means over the draws.
 
 r with its 95 % interval r_low to r_high, r_clipped, kl and cross_entropy (nats per token) and perplexity are those of
-`Evaluation`; r_spread and cross_entropy_spread are half the range over the draws.
+`Evaluation`; tokens is how many next tokens were measured; r_spread and cross_entropy_spread are half the range over draws.
 """
 
 
@@ -159,7 +170,7 @@ def _subnetworks(points: pd.DataFrame) -> pd.DataFrame:
 def _measures(results: list[Evaluation]) -> dict[str, float]:
     """`MEASURES` of the evaluations of one or several subnetworks of the same size."""
     rows = [
-        (result.r, *result.r_interval, result.r_clipped, result.kl, result.cross_entropy, result.perplexity)
+        (result.r, *result.r_interval, result.r_clipped, result.kl, result.cross_entropy, result.perplexity, result.tokens)
         for result in results
     ]
     means = dict(zip(MEASURES, np.mean(rows, axis=0).tolist(), strict=False))

@@ -41,7 +41,7 @@ class Evaluation:
         surprisals: [tokens] surprisal of each token under the model, bits.
         bigram_surprisals: [tokens] surprisal of each token under the table, bits; infinite where the bigram was never seen.
         documents: [tokens] the document that each token belongs to.
-        tokens: [tokens, 2] the ids of the token before each token, and of the token itself.
+        token_pairs: [tokens, 2] the ids of the token before each token, and of the token itself.
         positions: [tokens] where in the corpus the token before each token stands.
         tokenizer: of the model.
 
@@ -59,9 +59,14 @@ class Evaluation:
     surprisals: Float[np.ndarray, " tokens"]
     bigram_surprisals: Float[np.ndarray, " tokens"]
     documents: Int[np.ndarray, " tokens"]
-    tokens: Int[np.ndarray, "tokens 2"]
+    token_pairs: Int[np.ndarray, "tokens 2"]
     positions: Int[np.ndarray, " tokens"]
     tokenizer: PreTrainedTokenizerBase = field(repr=False, compare=False)
+
+    @property
+    def tokens(self) -> int:
+        """How many next tokens were measured."""
+        return len(self.surprisals)
 
     @property
     def perplexity(self) -> float:
@@ -84,12 +89,12 @@ class Evaluation:
         """
         surprisals = {"bigram_table": self.bigram_surprisals, "surprisal": self.surprisals}
         for name, other in others.items():
-            if not np.array_equal(self.positions, other.positions) or not np.array_equal(self.tokens, other.tokens):
+            if not np.array_equal(self.positions, other.positions) or not np.array_equal(self.token_pairs, other.token_pairs):
                 raise ValueError(
                     f"{name} was measured on other tokens; evaluate it on the same text, with the same max_tokens."
                 )
             surprisals[name] = other.surprisals
-        first, second = (token_texts(self.tokenizer, ids.tolist()) for ids in self.tokens.T)
+        first, second = (token_texts(self.tokenizer, ids.tolist()) for ids in self.token_pairs.T)
         places = {"position": self.positions, "document": self.documents, "token": first, "next_token": second}
         return pd.DataFrame(places | {name: bits * NATS_PER_BIT for name, bits in surprisals.items()})
 
@@ -150,7 +155,7 @@ def evaluate(
         surprisals=bits,
         bigram_surprisals=bigram_bits,
         documents=documents,
-        tokens=np.stack([current[valid], following[valid]], axis=1),
+        token_pairs=np.stack([current[valid], following[valid]], axis=1),
         positions=corpus.positions(sequence_length, max_tokens)[valid],
         tokenizer=model.tokenizer,
     )

@@ -13,7 +13,7 @@ import torch
 from bigramlib.analysis.evaluate import MAX_TOKENS, evaluate
 from bigramlib.cluster.executors import Executor, on_each
 from bigramlib.cluster.searches import Search
-from bigramlib.models.loading import checkpoint_names, load_model
+from bigramlib.models.loading import architecture_named, checkpoint_names, load_model
 from bigramlib.numeric import Number
 from bigramlib.text.sources import check_source
 from bigramlib.training.config import SparsifyConfig
@@ -58,7 +58,7 @@ def grid(
         check_source(corpus)
     searches = []
     for model in models:
-        maskable = sum(weight.numel() for weight in load_model(model).maskable.values())
+        maskable = architecture_named(model).size
         for name, corpus, control, target in product(_checkpoints(model, checkpoints), corpora, controls, targets):
             suited = SparsifyConfig.suited_to(maskable, target == "model", torch.device(device))
             reader = "" if name == model else model

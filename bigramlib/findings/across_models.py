@@ -13,7 +13,7 @@ from matplotlib.ticker import NullFormatter
 
 from bigramlib.analysis.controls import smallest_reaching
 from bigramlib.findings.study import Study
-from bigramlib.findings.style import PAPER_R
+from bigramlib.findings.style import PAPER_R, correlation_axis
 from bigramlib.subnetworks.provenance import origins
 from bigramlib.subnetworks.stored import stored_provenances
 from bigramlib.subnetworks.subnetwork import Subnetwork
@@ -134,9 +134,10 @@ def plot_models(axes: Sequence[Axes], points: pd.DataFrame) -> None:
     for model, line in found.groupby("model", sort=False):
         bars = np.maximum(0, (line.r - line.r_low, line.r_high - line.r))
         for place, size in zip(axes, (line.kept, line.kept / line.total), strict=True):
-            place.errorbar(size, line.r, bars, fmt="o-", label=model)
+            place.errorbar(size, line.r, bars, fmt="o-" if len(line) > 1 else "o", label=model)
     for place, label in zip(axes, ("kept weights", "share of the maskable weights"), strict=True):
         place.axhline(PAPER_R, color="black", linewidth=0.8, linestyle=":")
         place.set(xscale="log", xlabel=label, ylabel="bigram correlation r, held-out text")
+        correlation_axis(place)
         place.xaxis.set_minor_formatter(NullFormatter())
     axes[0].legend(frameon=False, fontsize="small", loc="lower right")

@@ -205,9 +205,10 @@ def plot_build_up(axes: Sequence[Axes], paths: pd.DataFrame, full: float) -> Non
     highest = 0.0
     for (base, path), colour in zip(paths.groupby("base", sort=False), (BLUE, RED), strict=False):
         label = f"from the {base} subnetwork ({path.cross_entropy.iloc[0]:.2f} before)"
-        for place, x in zip(axes, (path.step, path.kept), strict=True):
-            place.plot(x, path.cross_entropy, "o-", color=colour, markersize=4, label=label)
-            place.fill_between(x, path.low, path.high, color=colour, alpha=0.2, linewidth=0)
+        shown = path[path.kept > 0]  # without weights there is no place on the axes: a line from there would be false
+        for place, x in zip(axes, (shown.step, shown.kept), strict=True):
+            place.plot(x, shown.cross_entropy, "o-", color=colour, markersize=4, label=label)
+            place.fill_between(x, shown.low, shown.high, color=colour, alpha=0.2, linewidth=0)
         highest = max(highest, path.cross_entropy.iloc[1:].max())
     for place, label in zip(axes, ("heads and MLPs added", "kept weights"), strict=True):
         place.axhline(full, color="black", linewidth=0.8, linestyle="--", label="full model")

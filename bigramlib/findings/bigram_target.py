@@ -13,6 +13,7 @@ from bigramlib.findings import pretrain_mini
 from bigramlib.findings.claims import Claim, Verdict, check, untestable
 from bigramlib.findings.study import Study
 from bigramlib.findings.style import BLUE, ORANGE, pretraining_axis
+from bigramlib.progress import tqdm
 
 CLAIMS = {
     "model is not bigram": Claim(
@@ -68,13 +69,13 @@ def along_pretraining(study: Study, max_tokens: int = MAX_TOKENS) -> pd.DataFram
 
     Returns:
         One row for each checkpoint: step, r and r_clipped (see `Evaluation`), kl from the table's prediction to the model's and
-        cross_entropy, both in nats per token.
+        cross_entropy, both in nats per token, and tokens (how many were measured).
     """
     rows = []
-    for step, checkpoint in study.checkpoints().items():
+    for step, checkpoint in tqdm(study.checkpoints().items(), desc="checkpoints", unit="checkpoint"):
         found = checkpoint.evaluate(max_tokens=max_tokens)
-        rows.append((step, found.r, found.r_clipped, found.kl, found.cross_entropy))
-    return pd.DataFrame(rows, columns=["step", "r", "r_clipped", "kl", "cross_entropy"])
+        rows.append((step, found.r, found.r_clipped, found.kl, found.cross_entropy, found.tokens))
+    return pd.DataFrame(rows, columns=["step", "r", "r_clipped", "kl", "cross_entropy", "tokens"])
 
 
 def judge(folder: Path | None, along: pd.DataFrame, references: dict[str, float]) -> list[Verdict]:

@@ -15,7 +15,7 @@ from matplotlib.ticker import NullFormatter
 from bigramlib.analysis.controls import best_within, smallest_reaching
 from bigramlib.findings.claims import Claim, Verdict, check, untestable
 from bigramlib.findings.study import Study
-from bigramlib.findings.style import BLUE, GREY, ORANGE, PAPER_R, RED
+from bigramlib.findings.style import BLUE, GREY, ORANGE, PAPER_R, RED, correlation_axis
 from bigramlib.subnetworks.subnetwork import Subnetwork
 
 Subnetworks = Mapping[float, Subnetwork]
@@ -132,7 +132,7 @@ def judge(folder: Path | None, points: pd.DataFrame) -> list[Verdict]:
 
 
 def plot_frontier(axes: Axes, points: pd.DataFrame) -> None:
-    """Draw the bigram correlation over kept weights, on a log axis.
+    """Draw the bigram correlation, stretched towards 1, over kept weights, on a log axis.
 
     Args:
         axes: where to draw.
@@ -143,11 +143,12 @@ def plot_frontier(axes: Axes, points: pd.DataFrame) -> None:
     for model, group in points[points.case == "subnetwork"].groupby("model", sort=False):
         group = group[group.kept > 0].sort_values("kept")
         bars = (group.r - group.r_low, group.r_high - group.r)
-        axes.errorbar(group.kept, group.r, np.maximum(0, bars), fmt="o-", color=COLOURS[model], label=SOURCES[model])
+        line = "o-" if len(group) > 1 else "o"
+        axes.errorbar(group.kept, group.r, np.maximum(0, bars), fmt=line, color=COLOURS[model], label=SOURCES[model])
     control = points[points.case == "random subnetwork"].sort_values("kept")
     if len(control):
         label = "random weights, same size per matrix"
-        axes.errorbar(control.kept, control.r, control.r_spread, fmt="x:", color=RED, label=label)
+        axes.errorbar(control.kept, control.r, control.r_spread, fmt="x:" if len(control) > 1 else "x", color=RED, label=label)
     full = points[(points.case == "full") & (points.model == "trained")].iloc[0]
     empty = points[(points.case == "empty") & (points.model == "trained")].iloc[0]
     axes.plot(full.kept, full.r, "D", color="black", label="full model")
@@ -155,6 +156,7 @@ def plot_frontier(axes: Axes, points: pd.DataFrame) -> None:
     axes.axhline(PAPER_R, color="black", linewidth=0.8, linestyle=":")
     axes.text(total, PAPER_R, "r = 0.95", ha="right", va="bottom", fontsize="small")
     axes.set(xscale="log", xlabel="kept weights", ylabel="bigram correlation r, held-out text")
+    correlation_axis(axes)
     axes.xaxis.set_minor_formatter(NullFormatter())
     share = axes.secondary_xaxis("top", functions=(partial(np.multiply, 1 / total), partial(np.multiply, total)))
     share.set_xscale("log")

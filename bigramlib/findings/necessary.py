@@ -8,13 +8,18 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.axes import Axes
 
+from bigramlib.analysis.behaviours import running_text, token_losses
+from bigramlib.analysis.evaluate import NATS_PER_BIT
 from bigramlib.analysis.yardsticks import rises_by_bigram_surprisal
 from bigramlib.findings.claims import Claim, Verdict, check
 from bigramlib.findings.study import Study
 from bigramlib.findings.style import BLUE, RED
 from bigramlib.numeric import percent
 from bigramlib.subnetworks.subnetwork import Subnetwork
+from bigramlib.text.corpus import SEQUENCE_LENGTH
 
+LEAST_RISE = 0.001
+"""What the log axis of rises begins with, in nats per token; smaller rises are drawn there."""
 CLAIMS = {
     "necessary": Claim(
         "Removing the subnetwork wrecks the model; removing a random one of the same size does little",
@@ -44,6 +49,24 @@ def rises(study: Study, subnetwork: Subnetwork, tokens: int) -> pd.DataFrame:
     removed = {"without the subnetwork": ~subnetwork, "without random weights": ~subnetwork.random_like(0)}
     after = {case: study.evaluate(rest, max_tokens=tokens) for case, rest in removed.items()}
     return pd.concat([rises_by_bigram_surprisal(before, found).assign(case=case) for case, found in after.items()])
+
+
+def passage(study: Study, subnetwork: Subnetwork, count: int = 16) -> pd.DataFrame:
+    """The surprisal of each of the first tokens of held-out text, in bits: of the table, the model, and what is left of it.
+
+    Returns:
+        One row for each token: current, next (the token that is predicted), bigram table (infinite where the bigram was never
+        seen), full model, without the subnetwork, without random weights.
+    """
+    text = running_text(study.held_out, SEQUENCE_LENGTH)
+    ids, following = text.ids[text.chosen], text.following[text.chosen]
+    decode = study.model.tokenizer.decode
+    table = pd.DataFrame({"current": [decode([token]) for token in ids], "next": [decode([token]) for token in following]})
+    table["bigram table"] = study.table.surprisals(ids, following)
+    removed = {"without the subnetwork": ~subnetwork, "without random weights": ~subnetwork.random_like(0)}
+    for name, part in ({"full model": Subnetwork.full(study.model)} | removed).items():
+        table[name] = token_losses(study.model, part, text) / NATS_PER_BIT
+    return table[:count]
 
 
 def samples(study: Study, subnetwork: Subnetwork, prompt: str, tokens: int = 50) -> dict[str, str]:
@@ -108,14 +131,18 @@ def plot_ablations(axes: Sequence[Axes], ablations: Mapping[str, pd.DataFrame]) 
 
 
 def plot_ablation(axes: Axes, ablation: pd.DataFrame) -> None:
-    """Draw the held-out cross-entropy of each case of `ablate`, with the spread over random draws."""
-    cases = ablation.iloc[::-1]
-    colours = [RED if "random" in case else BLUE for case in cases.index]
-    axes.barh(cases.index, cases.cross_entropy, xerr=cases.cross_entropy_spread, color=colours)
-    for position, (value, r) in enumerate(zip(cases.cross_entropy, cases.r, strict=True)):
-        axes.text(value + 0.1, position, f"{value:.2f}   r {r:.2f}", va="center", fontsize="small")
-    axes.axvline(ablation.cross_entropy["full"], color="black", linewidth=0.8, linestyle=":")
-    axes.set(xlabel="held-out cross-entropy (nats per token)", xlim=(0, ablation.cross_entropy.max() * 1.25))
+    """Draw by how much the cross-entropy of each case of `ablate` exceeds the full model's, on a log axis, with intervals."""
+    cases = ablation.drop(index="full").iloc[::-1]
+    rises = cases[["rise", "rise_low", "rise_high"]].clip(lower=LEAST_RISE)
+    for position, (case, row) in enumerate(rises.iterrows()):
+        colour = RED if "random" in case else BLUE
+        axes.plot([row.rise_low, row.rise_high], [position, position], color=colour)
+        axes.plot(row.rise, position, "o", color=colour)
+        words = f"{cases.rise[case]:+.2f}   r {cases.r[case]:.2f}"
+        axes.annotate(words, (row.rise, position), xytext=(0, 6), textcoords="offset points", ha="center", fontsize="small")
+    axes.set_yticks(range(len(cases)), list(cases.index))
+    axes.set(xscale="log", xlabel="rise in held-out cross-entropy (nats per token)")
+    axes.set(xlim=(LEAST_RISE / 2, 5 * rises.max().max()), ylim=(-0.5, len(cases) - 0.2))
 
 
 def plot_rises(axes: Axes, rises: pd.DataFrame) -> None:

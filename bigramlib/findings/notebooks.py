@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import sys
 import zipfile
@@ -122,10 +123,10 @@ def copy_with_figures(notebook: Path, copy: Path, folder: str) -> None:
 
     content = nbformat.read(notebook, as_version=4)
     tagged = [cell for cell in content.cells if "parameters" in cell.metadata.get("tags", [])]
-    lines = tagged[0].source.splitlines() if len(tagged) == 1 else []
-    if lines.count("figures = None") != 1:
+    line, replaced = re.compile(r"^figures = None(?=\s|$)", re.MULTILINE), f"figures = {folder!r}"
+    if len(tagged) != 1 or len(line.findall(tagged[0].source)) != 1:
         raise ValueError(f"{notebook} needs one cell tagged 'parameters' with a line `figures = None`.")
-    tagged[0].source = "\n".join(f"figures = {folder!r}" if line == "figures = None" else line for line in lines)
+    tagged[0].source = line.sub(lambda _: replaced, tagged[0].source)
     copy.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(content, copy)
 

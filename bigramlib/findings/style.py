@@ -1,32 +1,42 @@
-"""The style of all figures, and how a figure is saved together with the data that it was drawn from."""
+"""The style of all figures, and how a figure is named, saved together with the data that it was drawn from, and shown."""
 
 from __future__ import annotations
 
+import base64
+import io
 import os
 import re
+import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator
 
 from bigramlib.disk import written_whole
+from bigramlib.findings.alt_text import alt_text
 from bigramlib.models.loading import EMBEDDED
 from bigramlib.models.packages import PACKAGED
 from bigramlib.store import content_hash
 
 PAPER_R = 0.95
 """The r that a subnetwork must exceed to count as predicting like the bigram table (paper, finding 1)."""
+NEARLY_ONE = 0.9999
 LONGEST_NAME = 100
-BLUE, ORANGE, RED, GREY = "#1f5fa8", "#d98a2b", "#b03a3a", "#8a8a8a"
+BLUE, ORANGE, RED, GREY = COLOURS = "#1f5fa8", "#e8a33d", "#a02c2c", "#9a9a9a"
+"""They stay apart for the colour-blind, whichever cones they lack."""
+NAMING = "naming"
 
 
 def use_house_style() -> None:
     """Set seaborn's theme for every figure of the project."""
     sns.set_theme(context="notebook", style="ticks", font_scale=0.9)
     plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 100, "savefig.dpi": 150})
+    plt.rcParams["axes.prop_cycle"] = plt.cycler(color=COLOURS)
 
 
 def figure_folder(model_name: str, root: str | Path | None) -> Path | None:
@@ -50,14 +60,47 @@ def figure_folder(model_name: str, root: str | Path | None) -> Path | None:
     return base / (f"{safe}-{content_hash(identity)[:6]}".lstrip("-") if is_local or safe != readable else safe)
 
 
-def save_figure(figure: Figure, folder: Path | None, name: str, data: pd.DataFrame) -> None:
-    """Write NN_name.png, .pdf and the data as .csv, if there is a folder; the same data always give the same bytes."""
-    if folder is None:
+def save_figure(figure: Figure, folder: Path | None, name: str, data: pd.DataFrame, model: str, text: str) -> None:
+    """Name what a figure is about, save it if there is a folder, and show it in a notebook with words that describe it.
+
+    Args:
+        figure: the figure.
+        folder: where NN_name.png, .pdf and the data as .csv are written; the same data always give the same bytes.
+        name: NN_name.
+        data: what the figure was drawn from.
+        model: the model that it is about.
+        text: what it was measured on.
+    """
+    name_below(figure, model, text)
+    if folder is not None:
+        for suffix, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None, "Producer": None})):
+            with written_whole(folder / f"{name}.{suffix}") as file:
+                figure.savefig(file, bbox_inches="tight", metadata=metadata)
+        save_table(data, folder, name)
+    show(figure, f"Model {model}, measured on {text}. {alt_text(figure)}")
+
+
+def name_below(figure: Figure, model: str, text: str) -> None:
+    """Write below a figure which model it is about and what it was measured on; of paths only the last part."""
+    for earlier in [words for words in figure.texts if words.get_gid() == NAMING]:
+        earlier.remove()
+    short = [Path(given).name if Path(given).is_absolute() else given for given in (model, text)]
+    figure.draw_without_rendering()  # places everything, so that what is lowest is known
+    box, height = figure.get_tightbbox(), figure.get_figheight()
+    place = box.x1 / figure.get_figwidth(), (box.y0 - 0.08) / height
+    figure.text(*place, " on ".join(short), ha="right", va="top", fontsize="x-small", color="#555555", gid=NAMING)
+
+
+def show(figure: Figure, words: str) -> None:
+    """Show a figure in a notebook, with words that say what it shows; elsewhere do nothing."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is None:
         return
-    for suffix, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None, "Producer": None})):
-        with written_whole(folder / f"{name}.{suffix}") as file:
-            figure.savefig(file, bbox_inches="tight", metadata=metadata)
-    save_table(data, folder, name)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=figure.dpi, bbox_inches="tight")
+    data = {"image/png": base64.b64encode(picture.getvalue()).decode(), "text/plain": words}
+    shell.display_pub.publish(data, {"image/png": {"alt": words}})
+    plt.close(figure)
 
 
 def save_table(data: pd.DataFrame, folder: Path | None, name: str, float_format: str | None = "%.6g") -> None:
@@ -72,11 +115,21 @@ def write_above(axes: Axes, value: float, position: int) -> None:
     axes.annotate(f"{value:.2f}", (value, position), xytext=(0, 6), textcoords="offset points", ha="center", fontsize="small")
 
 
+def correlation_axis(axes: Axes) -> None:
+    """Show what was drawn on a vertical axis of r, stretched towards 1 by Fisher's transformation, so that intervals show."""
+
+    def stretched(r: np.ndarray) -> np.ndarray:
+        return np.arctanh(np.clip(r, -NEARLY_ONE, NEARLY_ONE))
+
+    low, high = stretched(axes.dataLim.intervaly)
+    margin = 0.06 * (high - low)
+    axes.set_yscale("function", functions=(stretched, np.tanh))
+    axes.set_ylim(np.tanh(low - margin), np.tanh(high + margin))
+    axes.yaxis.set_major_locator(FixedLocator([-0.4, -0.2, 0, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99]))
+    axes.yaxis.set_major_formatter("{x:g}")
+
+
 def pretraining_axis(axes: Axes, steps: pd.Series) -> None:
-    """Show pretraining steps on the horizontal axis; a model without checkpoints has a single point on it."""
-    if steps.nunique() == 1:
-        axes.set(xlim=(steps.iloc[0] - 1, steps.iloc[0] + 1))
-        axes.set_xticks([steps.iloc[0]], ["the model as released"])
-        return
+    """Show pretraining steps on the horizontal axis."""
     axes.set_xscale("symlog", linthresh=16)
     axes.set(xlabel="pretraining step", xlim=(-3, 1.4 * steps.max()))

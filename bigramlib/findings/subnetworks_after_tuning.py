@@ -195,15 +195,15 @@ def removals(studies: Mapping[str, Study], subnetwork: Subnetwork, draws: int, m
 
     Returns:
         A row for each: model, removed (`SUBNETWORK` or `RANDOM`), rise with its 95 % interval rise_low to
-        rise_high, nats per token.
+        rise_high, nats per token, and tokens (how many were measured).
     """
     cases = {"full - subnetwork": SUBNETWORK, "full - random": RANDOM}
     rows = []
     for name, study in studies.items():
         placed = subnetwork if name == "base" else subnetwork.transplanted(study.model)
         table = study.ablate(placed, draws=draws, max_tokens=max_tokens)
-        for case, removed in cases.items():
-            rows.append({"model": name, "removed": removed} | table.loc[case, ["rise", "rise_low", "rise_high"]].to_dict())
+        costs = table[["rise", "rise_low", "rise_high", "tokens"]]
+        rows += [{"model": name, "removed": removed} | costs.loc[case].to_dict() for case, removed in cases.items()]
     return pd.DataFrame(rows)
 
 

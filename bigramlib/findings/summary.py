@@ -136,14 +136,14 @@ def measure_page(
         ablated: the sparsity penalty of the subnetwork that is removed.
         pruning_penalty: the sparsity penalty of the optimally pruned subnetwork that the headline subnetwork is compared with.
         moment_tokens: training tokens for the moments of the residual stream.
-        lens_tokens: held-out tokens for the lenses and for each pretraining checkpoint.
+        lens_tokens: held-out tokens for the lenses.
     """
     subnetwork, pruned = subnetworks[headline], study.prune(pruning_penalty)
     pair = f"{percent(subnetwork.density, 1)} / {percent(pruned.density, 1)} kept"
     moments = first_layer_turn.moments_of(study, subnetwork, moment_tokens)
     development = None
     if len(study.checkpoints()) > 1:
-        development = through_pretraining.through_pretraining(study, [headline], max_tokens=lens_tokens)
+        development = through_pretraining.through_pretraining(study, [headline])
     return Page(
         points=study.frontier(subnetworks, draws=1).assign(model="trained"),
         subnetwork=subnetwork,
@@ -158,7 +158,8 @@ def measure_page(
 def plot_page(page: Page, title: str) -> Figure:
     """Draw the page, with the plotting functions of the notebooks."""
     rows = ["AAAAAABBBBBB", "CCCCDDDDEEEE", "FFFGGGHHHIII"] + ["JJJJKKKKLLLL"] * (page.development is not None)
-    figure, axes = plt.subplot_mosaic(";".join(rows), figsize=(15, 4.25 * len(rows)), layout="constrained")
+    figure, axes = plt.subplot_mosaic(";".join(rows), figsize=(16, 5 * len(rows)), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.2, h_pad=0.25)
     find_subnetworks.plot_frontier(axes["A"], page.points)
     plot_density(axes["B"], page.subnetwork.table())
     necessary.plot_ablation(axes["C"], page.ablation)
@@ -175,5 +176,8 @@ def plot_page(page: Page, title: str) -> Figure:
     }
     for key, text in titles.items():
         axes[key].set_title(text)
+    for key, place in axes.items():
+        beside = {"xycoords": "axes fraction", "textcoords": "offset points", "ha": "right"}
+        place.annotate(key, (0, 1), (-24, 10), weight="bold", fontsize="x-large", **beside)
     figure.suptitle(title, fontsize="x-large")
     return figure

@@ -13,7 +13,7 @@ from bigramlib.analysis.evaluate import MAX_TOKENS
 from bigramlib.analysis.overlap import overlap_test
 from bigramlib.findings.claims import Claim, Verdict, check, untestable
 from bigramlib.findings.study import Study
-from bigramlib.findings.style import BLUE, ORANGE, PAPER_R, pretraining_axis
+from bigramlib.findings.style import BLUE, GREY, ORANGE, PAPER_R, pretraining_axis
 from bigramlib.progress import tqdm
 
 CLAIMS = {
@@ -48,8 +48,8 @@ def through_pretraining(study: Study, penalties: Sequence[float], *, max_tokens:
 
     Returns:
         One row for each checkpoint and penalty: step, sparsity_penalty, kept, density, r with its 95 % interval r_low and
-        r_high, full_r (of the full model), first_mlp_share, contained (the overlap with the final subnetwork as a share
-        of the smaller of the two) and times_chance (this overlap divided by the flat expectation).
+        r_high, tokens (how many were measured), full_r (of the full model), first_mlp_share, contained (the overlap with the
+        final subnetwork as a share of the smaller of the two) and times_chance (this overlap divided by the flat expectation).
     """
     checkpoints = study.checkpoints()
     final = {penalty: checkpoints[max(checkpoints)].find(penalty) for penalty in penalties}
@@ -63,7 +63,8 @@ def through_pretraining(study: Study, penalties: Sequence[float], *, max_tokens:
             low, high = measured.r_interval
             rows.append({
                 "step": step, "sparsity_penalty": penalty, "kept": found.kept, "density": found.density,
-                "r": measured.r, "r_low": low, "r_high": high, "full_r": full.r, "first_mlp_share": found.first_mlp_share(),
+                "r": measured.r, "r_low": low, "r_high": high, "tokens": measured.tokens, "full_r": full.r,
+                "first_mlp_share": found.first_mlp_share(),
                 "contained": total.contained, "times_chance": total.overlap / total.flat_expected,
             })  # fmt: skip
     return pd.DataFrame(rows)
@@ -117,7 +118,7 @@ def plot_through_pretraining(axes: Sequence[Axes], points: pd.DataFrame) -> None
         points: what `through_pretraining` returns.
     """
     final = points.step.max()
-    for (penalty, line), colour in zip(points.groupby("sparsity_penalty"), ("#6fa8dc", BLUE), strict=False):
+    for (penalty, line), colour in zip(points.groupby("sparsity_penalty"), (BLUE, GREY), strict=False):
         bars = np.maximum(0, (line.r - line.r_low, line.r_high - line.r))
         name = f"subnetwork, lambda {penalty:g}"
         axes[0].errorbar(line.step, line.r, bars, fmt="o-", color=colour, label=name)

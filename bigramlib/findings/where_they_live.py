@@ -11,6 +11,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 
 from bigramlib.findings.claims import Claim, Verdict, check
+from bigramlib.findings.style import BLUE
 from bigramlib.models.components import ATTENTION_COMPONENTS
 from bigramlib.subnetworks.places import first_mlp_dimensions, gini
 from bigramlib.subnetworks.subnetwork import Subnetwork
@@ -44,9 +45,23 @@ def by_family(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(tables, names=["model"]).reset_index("model")
 
 
+def searched_rows(subnetwork: Subnetwork, table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of one of its tables (columns layer, component) about matrices that its search could keep weights of."""
+    config = subnetwork.provenance.get("config") or {}
+    architecture = subnetwork.architecture
+    names = architecture.within(config.get("layers"), config.get("attention", True))
+    places = {(part.layer, part.name) for part in architecture.components if part.parameter in names}
+    return table[[place in places for place in zip(table.layer, table.component, strict=True)]]
+
+
+def searched_table(subnetwork: Subnetwork) -> pd.DataFrame:
+    """The rows of `Subnetwork.table` about matrices that were searched."""
+    return searched_rows(subnetwork, subnetwork.table())
+
+
 def head_units(subnetwork: Subnetwork) -> pd.DataFrame:
-    """The rows of `Subnetwork.units` about attention heads."""
-    units = subnetwork.units()
+    """The rows of `Subnetwork.units` about attention heads that were searched."""
+    units = searched_rows(subnetwork, subnetwork.units())
     return units[units.component.isin(ATTENTION_COMPONENTS)]
 
 
@@ -94,12 +109,20 @@ def plot_each(axes: Sequence[Axes], tables: Mapping[str, pd.DataFrame], plot: Ca
 
 
 def plot_layer_shares(axes: Axes, shares: pd.DataFrame) -> None:
-    """Draw each part's share of the kept weights over the size of the subnetwork; parts with a small share are grey.
+    """Draw each part's share of the kept weights over the size of the subnetwork, or as bars if there is a single size.
+
+    Parts with a small share are grey lines, and have no bars.
 
     Args:
         axes: where to draw.
         shares: columns kept (weights of the subnetwork), layer, kind ("attention" or "mlp"), share.
     """
+    if shares.kept.nunique() == 1:
+        named = shares[shares.share >= NAMED_SHARE]
+        axes.bar([f"layer {row.layer} {row.kind}" for row in named.itertuples()], named.share, color=BLUE)
+        axes.tick_params(axis="x", rotation=45)
+        axes.set(ylim=(0, 1), xlabel=f"parts of {shares.kept.iloc[0]:,} kept weights", ylabel="share of the kept weights")
+        return
     order = [(layer, kind) for layer in sorted(shares.layer.unique()) for kind in ("mlp", "attention")]
     palette = sns.color_palette("viridis", shares.layer.nunique())
     for layer, kind in order:
@@ -131,6 +154,10 @@ def plot_lorenz(axes: Axes, dimensions: pd.DataFrame) -> None:
 
 def plot_heads(axes: Axes, units: pd.DataFrame) -> None:
     """Draw what `head_units` returns: the share of its weights that each head keeps (q, k, v, o together), as a heat map."""
+    if units.empty:
+        axes.set(xticks=[], yticks=[], xlabel="attention was not searched")
+        axes.spines[:].set_visible(False)
+        return
     heads = units.groupby(["layer", "unit"])[["kept", "total"]].sum()
     grid = (heads.kept / heads.total).unstack() * 100
     scale = {"vmin": 0, "vmax": float(grid.to_numpy().max()) or 1.0, "cbar_kws": {"label": "% of weights kept"}}

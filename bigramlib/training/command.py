@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 from dataclasses import fields, replace
+from typing import Any
 
 import torch
 
@@ -40,7 +41,7 @@ def run_search(options: argparse.Namespace) -> str:
     Raises:
         ValueError: there is no such model, text or setting.
     """
-    settings = dict(map(_setting, options.set))
+    settings: dict[str, Any] = dict(map(_setting, options.set))
     with joined(options.device, options.whole_batch) as (ranks, device):
         maskable = architecture_named(options.model).size
         suited = SparsifyConfig.suited_to(maskable, False, torch.device(device), options.penalty, options.seed)

@@ -77,7 +77,8 @@ def find_subnetwork(
     model.check_length(config.sequence_length)
     if density is not None:
         density = checked_density(density, config, model)
-        return with_density(density, lambda penalty: _find(model, target, corpus, replace(config, sparsity_penalty=penalty), ranks))
+        configs = partial(replace, config)
+        return with_density(density, lambda penalty: _find(model, target, corpus, configs(sparsity_penalty=penalty), ranks))
     return _find(model, target, corpus, config, ranks)
 
 

@@ -210,7 +210,7 @@ def test_both_paths_are_drawn_over_parts_and_over_weights_with_the_full_model(ax
     for place, column in zip(axes[:2], ("step", "kept"), strict=True):
         bigram, empty, full = place.lines
         assert list(bigram.get_xdata()) == list(found[found.base == "bigram"][column])
-        assert list(empty.get_ydata()) == [7.0, 6.0, 4.9] and full.get_ydata()[0] == 3.0
+        assert list(empty.get_ydata()) == [6.0, 4.9] and full.get_ydata()[0] == 3.0
 
 
 def test_edits_are_drawn_with_a_named_bar_each_and_their_weights(axes):

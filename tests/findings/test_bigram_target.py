@@ -51,7 +51,11 @@ def test_the_likeliest_successors_of_frequent_tokens_are_shown_with_their_probab
 
 def test_every_checkpoint_of_the_full_model_is_evaluated_on_the_studys_text(study, checkpoints):
     found = along_pretraining(study, 256)
-    assert list(found.columns) == ["step", "r", "r_clipped", "kl", "cross_entropy"] and list(found.step) == [0, 16, 40]
+    assert list(found.columns) == ["step", "r", "r_clipped", "kl", "cross_entropy", "tokens"] and list(found.step) == [
+        0,
+        16,
+        40,
+    ]
     for row, checkpoint in zip(found.itertuples(), checkpoints.values(), strict=True):
         plain = evaluate(checkpoint.model, study.held_out, study.table, max_tokens=256)
         measured = (row.r, row.r_clipped, row.kl, row.cross_entropy)
@@ -93,8 +97,3 @@ def test_checkpoints_are_drawn_with_both_tables_as_references(axes):
     own, *references = twin.lines
     assert list(own.get_ydata()) == [6.0, 6.0, 3.0] and [line.get_ydata()[0] for line in references] == [4.0, 5.0]
     assert [text.get_text() for text in twin.texts] == ["bigram table", "unigram table"]
-
-
-def test_a_single_checkpoint_is_drawn_as_the_model_as_released(axes):
-    plot_checkpoints(axes[0], along(0.5), REFERENCES)
-    assert [label.get_text() for label in axes[0].get_xticklabels()] == ["the model as released"]

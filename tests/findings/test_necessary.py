@@ -10,8 +10,10 @@ from bigramlib.analysis.yardsticks import rises_by_bigram_surprisal
 from bigramlib.findings.claims import recorded
 from bigramlib.findings.necessary import (
     CLAIMS,
+    LEAST_RISE,
     by_size,
     judge,
+    passage,
     plot_ablation,
     plot_ablations,
     plot_rises,
@@ -48,6 +50,16 @@ def test_rises_compare_the_model_without_the_subnetwork_and_without_random_weigh
     for case, rest in cases.items():
         plain = rises_by_bigram_surprisal(before, study.evaluate(rest, max_tokens=256))
         assert_frame_equal(found[found.case == case].drop(columns="case"), plain)
+
+
+def test_a_passage_has_the_surprisals_that_evaluation_finds_token_by_token(study, sparse):
+    found = passage(study, sparse, 5)
+    assert found.loc[1:, "current"].equals(found.next[:-1].set_axis(range(1, 5)))
+    removed = {"full model": None, "without the subnetwork": ~sparse, "without random weights": ~sparse.random_like(0)}
+    for name, rest in removed.items():
+        measured = study.evaluate(rest, max_tokens=128)
+        np.testing.assert_allclose(found[name], measured.surprisals[:5], rtol=1e-5)
+    np.testing.assert_allclose(found["bigram table"], measured.bigram_surprisals[:5])
 
 
 def test_samples_are_written_by_the_model_whole_alone_and_without(study, sparse):
@@ -114,20 +126,29 @@ def test_an_unknown_interval_of_the_rise_is_said(subnetworks):
     assert "+3.00 nats (interval unknown: too few to tell) against" in verdict.ours and verdict.holds == "yes"
 
 
-def test_an_ablation_is_drawn_with_a_bar_for_each_case_and_its_numbers(axes):
-    plot_ablation(axes[0], ablation())
-    assert [bar.get_width() for bar in axes[0].patches] == [10.0, 4.1, 7.0, 9.0, 6.0, 4.0]
-    assert [label.get_text() for label in axes[0].get_yticklabels()] == CASES[::-1]
-    assert [text.get_text() for text in axes[0].texts][-1] == "4.00   r 0.50"
-    (full,) = [line for line in axes[0].lines if line.get_linestyle() == ":"]
-    assert full.get_xdata()[0] == 4.0
+def dots(place):
+    return [float(line.get_xdata()[0]) for line in place.lines if line.get_marker() == "o"]
+
+
+def test_an_ablation_is_drawn_as_rises_over_the_full_model_on_a_log_axis_with_their_numbers(axes):
+    found = ablation()
+    plot_ablation(axes[0], found)
+    assert axes[0].get_xscale() == "log" and dots(axes[0]) == list(found.rise[CASES[:0:-1]])
+    assert [label.get_text() for label in axes[0].get_yticklabels()] == CASES[:0:-1]
+    assert [text.get_text() for text in axes[0].texts][2] == f"+{found.rise['full - subnetwork']:.2f}   r 0.50"
+
+
+def test_a_rise_that_a_log_axis_cannot_show_is_drawn_where_it_begins_with_its_own_number(axes):
+    plot_ablation(axes[0], ablation(0.5, -0.02))
+    assert dots(axes[0])[1] == LEAST_RISE > axes[0].get_xlim()[0]
+    assert axes[0].texts[1].get_text().startswith("-0.02")
 
 
 def test_ablations_are_drawn_side_by_side_under_their_sizes(axes):
     plot_ablations(axes[:1], {"2.00% kept": ablation()})
     assert axes[0].get_title() == "subnetwork with 2.00% kept"
     plot_ablations(axes[1:3], {"2.00% kept": ablation(), "1.00% kept": ablation(rise=1.0)})
-    assert axes[2].get_title() == "subnetwork with 1.00% kept" and axes[2].patches[2].get_width() == 5.0
+    assert axes[2].get_title() == "subnetwork with 1.00% kept" and dots(axes[2])[2] == 1.0
 
 
 def test_rises_are_drawn_with_a_line_for_each_case(axes):

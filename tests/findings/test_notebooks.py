@@ -316,10 +316,10 @@ def test_of_tuned_models_only_adapters_are_kept(tokenizer, tmp_path, monkeypatch
 
 
 def test_a_copy_differs_in_where_its_figures_go_only(checkout):
-    write_notebook(Path("a.ipynb"), "figures = None", parameters="a = 1\nfigures = None\nb = 2")
+    write_notebook(Path("a.ipynb"), "figures = None", parameters="a = 1\nfigures = None  # why\nb = 2")
     copy_with_figures(Path("a.ipynb"), Path("copies/a.ipynb"), "../it's")
     before, copy = (nbformat.read(path, as_version=4).cells for path in ("a.ipynb", "copies/a.ipynb"))
-    assert copy[1].source == 'a = 1\nfigures = "../it\'s"\nb = 2'
+    assert copy[1].source == 'a = 1\nfigures = "../it\'s"  # why\nb = 2'
     assert copy[2:] == before[2:] and copy[0] == before[0]
     write_notebook(Path("b.ipynb"), parameters="other = None")
     with pytest.raises(ValueError, match=r"b\.ipynb needs one cell tagged 'parameters' with a line `figures = None`"):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from papermill import inspect_notebook
 from test_project import NOTEBOOKS, SETTINGS
 
 from bigramlib.findings.parameters import PARAMETERS, checked
@@ -28,6 +29,13 @@ def test_every_notebook_checks_all_its_parameters_before_any_work(path):
     code = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
     assert code[1].split("use_house_style()\n")[1].startswith("globals().update(checked(globals()))\n")
     assert not any("../figures" in source for source in code if "claims_table" not in source)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_papermill_explains_every_parameter_of_a_notebook(path):
+    explained = {parameter["name"]: parameter["help"] for parameter in inspect_notebook(path).values()}
+    assert set(explained) == set(defaults(path))
+    assert min(len(words.split()) for words in explained.values()) >= 2
 
 
 @pytest.mark.parametrize("path", SETTINGS, ids=lambda path: f"{path.parent.name}/{path.stem}")

@@ -1,10 +1,28 @@
 """Each model has a folder of figures of its own, and nothing is written where nothing was asked for."""
 
+import base64
+import io
+import itertools
+import sys
+from types import SimpleNamespace
+
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_rgb
+from PIL import Image
 
-from bigramlib.findings.style import figure_folder, pretraining_axis, save_figure, save_table, use_house_style
+from bigramlib.findings.style import (
+    COLOURS,
+    correlation_axis,
+    figure_folder,
+    pretraining_axis,
+    save_figure,
+    save_table,
+    show,
+    use_house_style,
+)
 from bigramlib.models.loading import EMBEDDED
 from bigramlib.models.packages import PACKAGED
 
@@ -48,13 +66,13 @@ def test_a_local_model_has_one_folder_however_it_is_named(tmp_path, monkeypatch)
 def test_a_figure_is_written_with_its_data_where_a_folder_is_named_and_else_nowhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     figure, data = plt.figure(), pd.DataFrame({"x": [1 / 3]})
-    save_figure(figure, None, "01_a", data)
+    save_figure(figure, None, "01_a", data, "mini", "sotu")
     assert not list(tmp_path.iterdir())
     folder = figure_folder("mini", "figures")
-    save_figure(figure, folder, "01_a", data)
+    save_figure(figure, folder, "01_a", data, "mini", "sotu")
     first = {file.name: file.read_bytes() for file in folder.iterdir()}
     assert set(first) == {"01_a.png", "01_a.pdf", "01_a.csv"} and first["01_a.csv"] == b"x\n0.333333\n"
-    save_figure(figure, folder, "01_a", data)
+    save_figure(figure, folder, "01_a", data, "mini", "sotu")
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == first
 
 
@@ -84,7 +102,81 @@ def test_steps_of_pretraining_are_on_a_logarithmic_axis_that_begins_at_zero(axes
     assert low < 0 and 1600 < high < 3200
 
 
-def test_a_model_without_checkpoints_has_one_place_on_the_axis_of_pretraining(axes):
-    pretraining_axis(axes[0], pd.Series([0, 0]))
-    assert [label.get_text() for label in axes[0].get_xticklabels()] == ["the model as released"]
-    assert axes[0].get_xscale() == "linear" and axes[0].get_xlim() == (-1, 1)
+def test_a_figure_names_its_model_and_text_once_below_all_else_without_folders(tmp_path):
+    figure, axes = plt.subplots()
+    axes.set_xlabel("steps")
+    for _ in range(2):
+        save_figure(figure, None, "01_a", pd.DataFrame(), str(tmp_path / "my model"), "sotu")
+    (words,) = figure.texts
+    assert words.get_text() == "my model on sotu"
+    figure.canvas.draw()
+    assert words.get_window_extent().y1 < axes.xaxis.label.get_window_extent().y0
+    plt.close(figure)
+
+
+@pytest.mark.parametrize("folder", [None, "figures"])
+def test_a_notebook_shows_a_figure_once_with_words_that_describe_it(tmp_path, monkeypatch, folder):
+    shown = []
+    shell = SimpleNamespace(display_pub=SimpleNamespace(publish=lambda *given: shown.append(given)))
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell, version_info=(9, 0)))
+    figure, axes = plt.subplots()
+    axes.set_xlabel("steps")
+    save_figure(figure, folder and tmp_path / folder, "01_a", pd.DataFrame(), "mini", "sotu")
+    ((data, metadata),) = shown
+    assert data["text/plain"] == metadata["image/png"]["alt"] == "Model mini, measured on sotu. steps."
+    assert Image.open(io.BytesIO(base64.b64decode(data["image/png"]))).width > 100
+    assert not plt.fignum_exists(figure.number)
+
+
+def test_nothing_is_shown_without_a_notebook(monkeypatch):
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: None))
+    figure = plt.figure()
+    show(figure, "words")
+    assert plt.fignum_exists(figure.number)
+    plt.close(figure)
+
+
+def test_correlations_near_one_are_stretched_and_all_that_was_drawn_is_seen(axes):
+    axes[0].errorbar([1, 2, 3], [-0.3, 0.95, 1.0], 0.001)
+    correlation_axis(axes[0])
+    low, high = axes[0].get_ylim()
+    assert -1 < low < -0.301 and 0.9999 <= high <= 1
+    (bottom, middle, top) = axes[0].transData.transform([(0, 0.9), (0, 0.95), (0, 0.98)])[:, 1]
+    assert top - middle > middle - bottom > 0
+
+
+LACKING = {
+    "no red cones": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "no green cones": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "no blue cones": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+    "all cones": np.eye(3),
+}
+"""What is seen of linear RGB (Machado, Oliveira & Fernandes 2009, severity 1)."""
+TO_XYZ = [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+APART = 25
+"""Colours that differ by less in CIELAB are alike in thin lines: seaborn's orange and green by 22 without green cones."""
+
+
+def in_lab(colour, lacking):
+    """A colour as it is seen, in CIELAB."""
+    given = np.array(to_rgb(colour))
+    linear = np.where(given <= 0.04045, given / 12.92, ((given + 0.055) / 1.055) ** 2.4)
+    x, y, z = np.cbrt(TO_XYZ @ np.clip(LACKING[lacking] @ linear, 1e-3, 1) / [0.95047, 1, 1.08883])
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("lacking", LACKING)
+def test_colours_stay_apart_for_the_colour_blind(lacking):
+    seen = [in_lab(colour, lacking) for colour in COLOURS]
+    assert min(np.linalg.norm(one - other) for one, other in itertools.combinations(seen, 2)) > APART
+
+
+def test_the_test_of_colours_finds_those_that_look_alike():
+    orange, green = (in_lab(colour, "no green cones") for colour in ("#dd8452", "#55a868"))
+    assert np.linalg.norm(orange - green) < APART
+
+
+def test_lines_take_these_colours_where_none_is_named():
+    with plt.rc_context():
+        use_house_style()
+        assert plt.rcParams["axes.prop_cycle"].by_key()["color"] == list(COLOURS)

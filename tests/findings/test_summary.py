@@ -137,16 +137,16 @@ def test_the_page_of_a_model_without_checkpoints_has_three_rows(measured):
     figure.canvas.draw()
     assert {"They exist", "Necessary", "Shared with optimal pruning"} <= titles(figure)
     assert figure.get_suptitle() == "Bigram subnetworks of tiny"
-    assert "In the first layer's MLP" not in titles(figure) and figure.get_figheight() == 3 * 4.25
+    assert "In the first layer's MLP" not in titles(figure) and figure.get_figheight() == 3 * 5
     plt.close(figure)
 
 
 def test_the_page_of_a_model_with_checkpoints_shows_its_pretraining(study, checkpoints, measured):
     page = measured[1]
-    plain = through_pretraining.through_pretraining(study, [10.0], max_tokens=256)
+    plain = through_pretraining.through_pretraining(study, [10.0])
     assert_frame_equal(page.development, plain)
     figure = plot_page(page, "Bigram subnetworks of tiny")
     figure.canvas.draw()
     assert {"How bigram-like", "In the first layer's MLP", "Shared with the final subnetwork"} <= titles(figure)
-    assert figure.get_figheight() == 4 * 4.25
+    assert figure.get_figheight() == 4 * 5
     plt.close(figure)

@@ -154,10 +154,3 @@ def test_pretraining_is_drawn_with_a_line_for_each_penalty_and_the_full_model(ax
     assert len(axes[0].containers) == 2 and len(axes[1].lines) == 2
     assert list(axes[1].lines[0].get_ydata()) == [0.3, 0.9, 0.8, 0.7]
     assert list(axes[2].lines[0].get_xdata()) == [0, 8, 16]
-
-
-def test_a_single_checkpoint_with_one_penalty_is_drawn_as_the_model_as_released(axes):
-    plot_through_pretraining(axes[:3], points(steps=[0]))
-    for place in axes[:3]:
-        assert [label.get_text() for label in place.get_xticklabels()] == ["the model as released"]
-    assert len(axes[0].containers) == 1 and not len(axes[2].lines[0].get_xdata())

@@ -21,6 +21,7 @@ from bigramlib.findings.where_they_live import (
     plot_heads,
     plot_layer_shares,
     plot_lorenz,
+    searched_table,
 )
 
 UNIFORM = 2 * 16 * 24 / (2 * (2 * 16 * 24 + 4 * 16 * 16))
@@ -154,8 +155,13 @@ def test_the_sizes_of_the_subnetworks_are_the_ticks(axes):
     plot_layer_shares(axes[0], shares(sizes=(1000, 10)))
     assert [label.get_text() for label in axes[0].get_xticklabels()] == ["10", "1,000"]
     assert list(axes[0].lines[0].get_xdata()) == [10, 1000]
-    plot_layer_shares(axes[1], shares(sizes=(10,)))
-    assert list(axes[1].lines[0].get_ydata()) == [0.8]
+
+
+def test_a_single_size_is_drawn_as_bars_and_not_as_lines_of_one_point(axes):
+    plot_layer_shares(axes[0], shares(sizes=(10,)))
+    assert not axes[0].lines and axes[0].patches[0].get_height() == 0.8
+    names = [label.get_text() for label in axes[0].get_xticklabels()]
+    assert names == ["layer 0 mlp", "layer 0 attention", "layer 1 attention"]
 
 
 def test_lorenz_curves_begin_with_the_fullest_dimension_and_name_their_gini_coefficient(axes):
@@ -176,6 +182,18 @@ def test_heads_are_drawn_by_the_density_of_their_four_matrices(axes, model):
     grid = axes[0].collections[0].get_array()
     assert np.asarray(grid).tolist() == [[0, 0], [100, 0]] and len(axes[0].texts) == grid.size
     assert (CONFIGS["gpt_neox"].num_hidden_layers, CONFIGS["gpt_neox"].num_attention_heads) == grid.shape
+
+
+def test_what_was_not_searched_is_left_out_and_said(axes, model):
+    full = Subnetwork.full(model)
+    searched = Subnetwork(full.masks, full.architecture, {"config": {"attention": False, "layers": 1}})
+    assert set(zip(searched_table(searched).layer, searched_table(searched).component, strict=True)) == {
+        (0, "mlp in"),
+        (0, "mlp out"),
+    }
+    assert searched_table(full).equals(full.table())
+    plot_heads(axes[0], head_units(searched))
+    assert axes[0].get_xlabel() == "attention was not searched" and not axes[0].collections
 
 
 def test_heads_that_keep_nothing_are_drawn(axes, model):

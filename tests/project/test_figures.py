@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from figure_comparison import differences, folder_differences, text_alike
 
-MINI = Path(__file__).parents[2] / "figures" / "mini"
+FIGURES = Path(__file__).parents[2] / "figures"
+MINI = FIGURES / "mini"
 WORLD = MINI.with_name("world-a0")
 TABLE = pd.DataFrame({"case": ["full", "a 0.95", "b"], "r": [0.8, 0.0002, float("nan")], "kept": [3_000_000, 43_426, 12]})
 
@@ -151,3 +152,21 @@ def test_parts_that_are_about_as_good_may_change_places_but_not_what_they_reach(
 )
 def test_texts_are_compared_by_their_words_and_numbers(before, after, alike):
     assert text_alike(before, after) is alike
+
+
+def test_one_mask_has_one_r_in_the_figures_of_its_model_and_of_all_models():
+    everywhere = pd.read_csv(FIGURES / "models" / "10_models.csv")
+    for model, points in everywhere.groupby("model"):
+        own = pd.read_csv(FIGURES / model / "02_frontier.csv")
+        own = own[(own.model == "trained") & (own.case == "subnetwork")].set_index("kept").r
+        found = points[points.case == "subnetwork"].set_index("kept").r
+        assert found.to_dict() == own.to_dict(), model
+
+
+@pytest.mark.parametrize("folder", [MINI, WORLD], ids=lambda folder: folder.name)
+def test_every_bigram_correlation_is_measured_on_one_count_of_tokens_which_its_table_has(folder):
+    tables = {file.name: pd.read_csv(file) for file in folder.glob("*.csv")}
+    measured = {name: table for name, table in tables.items() if {"r", "kept"} <= set(table) or name.startswith("01")}
+    assert measured or folder == WORLD
+    counts = {name: set(table.tokens) for name, table in measured.items()}
+    assert len(set().union(*counts.values())) <= 1, counts

@@ -89,7 +89,7 @@ def test_what_is_not_given_is_left_to_the_library(checkout):
     assert not {*DEFAULTS, "BIGRAMLIB_STORE"} & set(checkout.environment())
 
 
-@pytest.mark.parametrize("target", ["reproduce", "pretrain", "notebooks"])
+@pytest.mark.parametrize("target", ["reproduce", "pretrain", "notebooks", "report"])
 def test_notebooks_are_executed_by_the_library(checkout, target):
     assert checkout.make(target) == (0, "")
     assert checkout.called("python") == [["-m", "bigramlib", target]]
@@ -114,7 +114,7 @@ def test_values_with_spaces_and_quotes_reach_the_notebook_from_the_command_line_
     assert code != 0 and output.startswith("make: NOTEBOOKS has '02'; choose from 01.\n")
 
 
-@pytest.mark.parametrize("target", ["reproduce", "pretrain", "notebooks", "lab", "bench", "test", "cluster-test"])
+@pytest.mark.parametrize("target", ["reproduce", "pretrain", "notebooks", "report", "lab", "bench", "test", "cluster-test"])
 def test_a_failing_command_fails_the_target(checkout, target):
     for name in ("python", "jupyter"):
         checkout.stub(name, "#!/bin/sh\nexit 3\n")
@@ -149,6 +149,13 @@ def test_relative_stores_count_from_the_checkout_in_jupyterlab_too(checkout, nam
     checkout.make("lab", *map("=".join, given.items())) if how == "argument" else checkout.make("lab", **given)
     found = checkout.environment().get("BIGRAMLIB_STORE")
     assert found == (expected and expected.format(root=checkout.root))
+
+
+@pytest.mark.parametrize(("user", "options"), [("0", ["--allow-root"]), ("1000", [])])
+def test_jupyterlab_starts_for_root_too_as_in_a_container(checkout, user, options):
+    checkout.stub("id", f"#!/bin/sh\necho {user}\n")
+    checkout.make("lab", PATH=f"{checkout.root}/.venv/bin:{os.environ['PATH']}")
+    assert checkout.called("jupyter") == [["lab", "--notebook-dir=notebooks", *options]]
 
 
 def test_runs_at_the_same_time_do_not_disturb_each_other(checkout):

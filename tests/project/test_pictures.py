@@ -49,7 +49,7 @@ def test_a_figure_of_other_data_is_told_apart(tmp_path):
         figure, axes = plt.subplots(figsize=(5, 3))
         axes.bar(list("abcd"), heights)
         axes.set_ylabel("weights kept")
-        save_figure(figure, tmp_path, name, pd.DataFrame({"height": heights}))
+        save_figure(figure, tmp_path, name, pd.DataFrame({"height": heights}), "mini", "sotu")
         if name == "shown":
             figure.savefig(tmp_path / "shown.png", dpi=figure.dpi, bbox_inches="tight")
         plt.close(figure)
