@@ -20,7 +20,7 @@ from bigramlib.models.bridge import bridged
 from bigramlib.models.discovery import architecture_of
 from bigramlib.models.ends import Ends
 from bigramlib.models.identity import Identity, as_configured
-from bigramlib.models.left_out import blocks_left_out, move, refuse
+from bigramlib.models.left_out import blocks_left_out, move
 from bigramlib.models.locks import lock_of
 from bigramlib.models.logits import Readout
 from bigramlib.models.positions import Positions
@@ -87,14 +87,12 @@ class LanguageModel:
         checks.check_finite(dict(self.hf.named_parameters()) | self.maskable, self.name)
         checks.check_nothing_added(self.hf, configured, self.name)
         checks.check_prefix(self.prefix, self.vocabulary_size, self.name)
-        identity = Identity(self.hf, configured, self.prefix, self.tokenizer_hash, self.whole_hash)
-        object.__setattr__(self, "identity", identity)
+        object.__setattr__(self, "identity", Identity(self.hf, configured, self.prefix, self.tokenizer_hash, self.whole_hash))
         longest = 4 if self.positions is None else max(1, self.positions - len(self.prefix))
         ids = self.prefixed(torch.arange(min(4, longest, self.vocabulary_size), device=self.device)[None])
         with self.skipping(blocks_left_out(self.hf, self.architecture)):
             object.__setattr__(self, "ends", Ends.of(self.hf, ids, self.vocabulary_size, self.name))
             check_units(self.hf, self.architecture, ids, self.name)
-        refuse(self.hf, self.name)
 
     @cached_property
     def vocabulary_size(self) -> int:
@@ -294,11 +292,7 @@ class LanguageModel:
         return bridged(self.hf, self.tokenizer, self.architecture, self.name)
 
     def to(self, device: str | torch.device) -> LanguageModel:
-        """Move the model to a device, in place, and return it.
-
-        Raises:
-            ValueError: there is no such device here.
-        """
+        """Move the model to a device, in place, and return it; raises ValueError if there is no such device here."""
         checks.check_device(device)
         move(self.hf, device)
         return self

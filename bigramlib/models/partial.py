@@ -14,6 +14,7 @@ from bigramlib.models.architectures import held, is_within, layer_of
 from bigramlib.models.checks import check_finite
 from bigramlib.models.discovery import OTHER_SENSES
 from bigramlib.models.folders import built
+from bigramlib.models.left_out import refuse
 from bigramlib.store import tensors_hash
 
 
@@ -45,6 +46,7 @@ def built_within(
     if not any(map(outside, tensors)):
         return built(config, tensors, name), ""
     hf = built(config, _with(tensors, lambda key: not outside(key)), name)
+    refuse(hf, name)
 
     def of_layer(layer: int) -> PreTrainedModel:
         return built(config, _with(tensors, lambda key: outside(key) and layer_of(key) == layer), name)

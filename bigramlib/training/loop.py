@@ -56,24 +56,20 @@ def train(
         gates.restore(tensors)
         generator.bit_generator.state = run.generator
     saved_state.count_from(run.step)
-    label = {"desc": f"lambda {config.sparsity_penalty:g}", "unit": "step"} | ({} if ranks.leads else {"disable": True})
-    progress = tqdm(total=config.steps, initial=run.step, **label)
-    with progress, interrupts_deferred() as interrupted:
+    with _progress(config, run, ranks) as progress, interrupts_deferred() as interrupted:
         while run.step < config.steps and not run.converged:
             step.take(*on_device(ranks.share(draw()), model.device))
             run.beta *= config.final_beta ** (1 / config.steps)
             run.step += 1
             progress.update()
             check = run.step % CHECK_EVERY == 0 or run.step == config.steps
-            stop, due = ranks.any(interrupted(), saved_state.due(run.step))
-            save = stop or due
-            if check or save or run.step == 1:  # a target that is no distribution shows in the first step
+            stop, save = ranks.any(interrupted(), saved_state.due(run.step))
+            if check or save or stop or run.step == 1:  # a target that is no distribution shows in the first step
                 kl = step.read()
             if check:
                 _check_gates(run, gates, config, kl)
-                kept, undecided = run.history[-1][2:]
-                progress.set_postfix(KL=f"{kl:.3f}", density=percent(kept), undecided=percent(undecided))
-            if save:
+                progress.set_postfix(_shown(*run.history[-1]))
+            if save or stop:
                 run.generator = dict(generator.bit_generator.state)
                 saved_state.save(run, gates.state())
             if stop:
@@ -86,3 +82,14 @@ def _check_gates(run: Run, gates: Gates, config: SparsifyConfig, kl: float) -> N
     kept, undecided = count_gates(gates, run.beta)
     run.history.append((run.step, kl, kept / gates.total, undecided / gates.total))
     run.converged = are_decided(kept, undecided, config.undecided_share)
+
+
+def _progress(config: SparsifyConfig, run: Run, ranks: Ranks) -> tqdm:
+    """The progress bar of a run, which only one of its processes shows."""
+    hidden = {} if ranks.leads else {"disable": True}
+    return tqdm(total=config.steps, initial=run.step, desc=f"lambda {config.sparsity_penalty:g}", unit="step", **hidden)
+
+
+def _shown(_: int, kl: float, kept: float, undecided: float) -> dict[str, str]:
+    """What the progress bar says beside the step, of a record of the history."""
+    return {"KL": f"{kl:.3f}", "density": percent(kept), "undecided": percent(undecided)}

@@ -93,18 +93,38 @@ def _find(model: LanguageModel, target: Target, corpus: TokenCorpus, config: Spa
     with _told(ranks, file):
         if stored := stored_subnetwork(file, facts, aside=False):
             return stored
-        with locked(file):
-            if stored := stored_subnetwork(file, facts):
-                return stored
-            check_writable(file.parent)
-            _warn_of_earlier(file, facts)
-            saved_state = SavedState(store_folder("unfinished") / file.name)
-            subnetwork, run = _trained(attempt, config.attempts, saved_state, ranks)
-            _check_unchanged(model, facts, key_facts(model.facts(), target, corpus, config))
-            subnetwork = replace(subnetwork, provenance=_provenance(model_facts, corpus, config, facts, run))
-            subnetwork.save(file)
-            saved_state.remove()
-        return subnetwork
+        return _made(attempt, partial(_record, model, target, corpus, config, model_facts, facts), config, file, facts, ranks)
+
+
+def _made(
+    attempt: Callable[..., Subnetwork],
+    record: Callable[[Run], dict],
+    config: SparsifyConfig,
+    file: Path,
+    facts: dict,
+    ranks: Ranks,
+) -> Subnetwork:
+    """A subnetwork that the store did not hold a moment ago, trained and written into it.
+
+    Args:
+        attempt: trains a mask once (`train`).
+        record: its provenance.
+        config: says how many attempts there are.
+        file: where it is to lie.
+        facts: its `key_facts`.
+        ranks: the processes.
+    """
+    with locked(file):
+        if stored := stored_subnetwork(file, facts):
+            return stored
+        check_writable(file.parent)
+        _warn_of_earlier(file, facts)
+        saved_state = SavedState(store_folder("unfinished") / file.name)
+        subnetwork, run = _trained(attempt, config.attempts, saved_state, ranks)
+        subnetwork = replace(subnetwork, provenance=record(run))
+        subnetwork.save(file)
+        saved_state.remove()
+    return subnetwork
 
 
 @contextmanager
@@ -149,17 +169,19 @@ def _followed(attempt: Callable[..., Subnetwork], file: Path, facts: dict, ranks
     )
 
 
-def _check_unchanged(model: LanguageModel, before: dict, after: dict) -> None:
-    """Raise ValueError unless the `key_facts` of a run are after it what they were before."""
-    if after != before:
+def _record(
+    model: LanguageModel, target: Target, corpus: TokenCorpus, config: SparsifyConfig, model_facts: dict, facts: dict, run: Run
+) -> dict:
+    """What a subnetwork records of how it was found; `facts` are its `key_facts`.
+
+    Raises:
+        ValueError: the model was changed meanwhile.
+    """
+    if key_facts(model.facts(), target, corpus, config) != facts:
         raise ValueError(
             f"The model {model.name!r} was changed while its mask was trained, so nothing was stored; load it anew, and "
             "leave it alone meanwhile."
         )
-
-
-def _provenance(model_facts: dict, corpus: TokenCorpus, config: SparsifyConfig, facts: dict, run: Run) -> dict:
-    """What a subnetwork records of how it was found; `facts` are its `key_facts`."""
     return {
         "model_hash": facts["weights_hash"],
         **model_facts,
