@@ -13,7 +13,18 @@ import yaml
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-SHARED = {"__init__", "alt_text", "answers_after_tuning", "claims", "notebooks", "parameters", "report", "study", "style"}
+SHARED = {
+    "__init__",
+    "alt_text",
+    "answers_after_tuning",
+    "claims",
+    "notebooks",
+    "parameters",
+    "report",
+    "reproduction",
+    "study",
+    "style",
+}
 """The files of findings that belong to no notebook."""
 SETTINGS = sorted((ROOT / "notebooks" / "settings").rglob("*.yaml"))
 
