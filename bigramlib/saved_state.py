@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import random
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -13,15 +15,26 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from bigramlib.disk import remove_leftovers
-from bigramlib.store import set_aside
+from bigramlib.store import set_aside, store_folder
 from bigramlib.tensor_file import DAMAGED, read_tensors, write_tensors
 
 EVERY_STEPS, EVERY_SECONDS = 500, 60.0
 """The state is saved after so many steps or seconds, whichever comes first."""
 WRITING_SHARE = 0.05
 """The state is saved less often where that would take more than this share of the time."""
+JITTER = 0.25
+"""By which share the seconds of each file differ at most, so that many searches do not all write at once."""
 State = TypeVar("State")
 log = logging.getLogger(__name__)
+
+
+def unfinished(name: str) -> Path:
+    """Where a state of this name is kept: in the folder that `$BIGRAMLIB_UNFINISHED` names, else in the store.
+
+    A folder on a disk of the machine spares a disk that many share, but then no other machine goes on with what this one began.
+    """
+    named = os.environ.get("BIGRAMLIB_UNFINISHED")
+    return (Path(named).expanduser().absolute() if named else store_folder("unfinished")) / name
 
 
 class StateFile:
@@ -30,12 +43,14 @@ class StateFile:
     def __init__(self, file: Path) -> None:
         self.file = file
         self._cost = 0.0
+        self._jitter = random.uniform(1 - JITTER, 1 + JITTER)
         self.count_from(0)
 
     def due(self, step: int) -> bool:
         """Whether the state after this step should be saved."""
         seconds = time.monotonic() - self._written
-        return (step >= self._step + EVERY_STEPS or seconds >= EVERY_SECONDS) and seconds * WRITING_SHARE >= self._cost
+        late = step >= self._step + EVERY_STEPS or seconds >= EVERY_SECONDS * self._jitter
+        return late and seconds * WRITING_SHARE >= self._cost
 
     def write(self, form: str, step: int, facts: dict, tensors: Mapping[str, Tensor]) -> None:
         """Write a state in place of the one before. Where the disk is full, that one stays, with a warning.

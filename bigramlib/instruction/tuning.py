@@ -20,7 +20,7 @@ from bigramlib.instruction.tuning_loop import train
 from bigramlib.models.language_model import LanguageModel
 from bigramlib.models.locks import one_at_a_time
 from bigramlib.numeric import full_precision
-from bigramlib.saved_state import StateFile
+from bigramlib.saved_state import StateFile, unfinished
 from bigramlib.store import check_writable, content_hash, locked, set_aside, store_folder
 from bigramlib.tensor_file import DAMAGED, read_tensors, write_tensors
 from bigramlib.version import __version__
@@ -72,7 +72,7 @@ def instruction_tune(
         if stored := _stored(file, facts, model, config):
             return stored.tuned(name)
         check_writable(file.parent)
-        weights, state_file = TrainedWeights.of(model, config), StateFile(store_folder("unfinished") / file.name)
+        weights, state_file = TrainedWeights.of(model, config), StateFile(unfinished(file.name))
         losses = train(weights, examples, config, state_file)
         more = {**model.facts(), "model": name, "library": f"bigramlib {__version__}", "losses": losses}
         _keep(file, {"key": facts, **more}, weights.changed())

@@ -15,6 +15,7 @@ from pathlib import Path
 from bigramlib.models.language_model import LanguageModel
 from bigramlib.models.locks import one_at_a_time
 from bigramlib.numeric import Number
+from bigramlib.saved_state import unfinished
 from bigramlib.store import check_writable, content_hash, locked, set_aside, store_folder
 from bigramlib.subnetworks.subnetwork import Subnetwork
 from bigramlib.targets.target import Target
@@ -119,7 +120,7 @@ def _made(
             return stored
         check_writable(file.parent)
         _warn_of_earlier(file, facts)
-        saved_state = SavedState(store_folder("unfinished") / file.name)
+        saved_state = SavedState(unfinished(file.name))
         subnetwork, run = _trained(attempt, config.attempts, saved_state, ranks)
         subnetwork = replace(subnetwork, provenance=record(run))
         subnetwork.save(file)

@@ -8,15 +8,33 @@ import pandas as pd
 import pytest
 from conftest import CONFIGS
 
-from benchmarks import counting, growth, lm_eval_agreement, measuring, memory, overlap, residual_pass, step, steps_to_quality
+from benchmarks import (
+    counting,
+    growth,
+    lm_eval_agreement,
+    measuring,
+    memory,
+    overlap,
+    residual_pass,
+    step,
+    steps_to_quality,
+    sweep,
+)
 from bigramlib import SparsifyConfig
+from bigramlib.cluster.searches import Search
+from bigramlib.cluster.sweep import grid
 from bigramlib.instruction.prompts import TEXT
 from bigramlib.instruction.tasks import Task
 
 TOY = SparsifyConfig(batch_size=1, sequence_length=8)
 
 
-def toy(question: str, model, corpus) -> tuple[pd.DataFrame, list[measuring.Figure]]:
+def searches_of(in_folders) -> list[Search]:
+    folder, text = map(str, in_folders)
+    return grid([folder], [text], seeds=[0, 1], settings={"steps": 2, "batch_size": 1, "sequence_length": 8})
+
+
+def toy(question: str, model, corpus, in_folders) -> tuple[pd.DataFrame, list[measuring.Figure]]:
     penalties = {"paper_penalties": [2.0], "penalties": [1.0, 4.0]}
     return {
         "step": partial(step.measure, model, corpus, TOY, repeats=1, others=True),
@@ -35,18 +53,21 @@ def toy(question: str, model, corpus) -> tuple[pd.DataFrame, list[measuring.Figu
         "residual_pass": partial(residual_pass.measure, model, corpus, 256, repeats=1),
         "overlap": partial(overlap.measure, CONFIGS["llama"], [0.1]),
         "growth": partial(growth.measure, [16, 32], [1, 2], [64, 128], repeats=1),
+        "sweep": lambda: sweep.measure(searches_of(in_folders), 10, 20),
     }[question]()
 
 
-@pytest.mark.parametrize("question", ["step", "steps_to_quality", "memory", "counting", "residual_pass", "overlap", "growth"])
-def test_a_benchmark_measures_and_is_saved(question, model, corpus, monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    "question", ["step", "steps_to_quality", "memory", "counting", "residual_pass", "overlap", "growth", "sweep"]
+)
+def test_a_benchmark_measures_and_is_saved(question, model, corpus, in_folders, monkeypatch, tmp_path):
     monkeypatch.setattr(measuring, "RESULTS", tmp_path)
     for module in (memory, counting, growth):
         monkeypatch.setattr(module, "peak_bytes", lambda function, *arguments: measuring._peak_of(function, arguments))
     monkeypatch.setattr(
         memory, "peak_bytes_together", lambda function, count, *given: measuring._peak_of(function, (0, 1, *given))
     )
-    table, figures = toy(question, model, corpus)
+    table, figures = toy(question, model, corpus, in_folders)
     folder = measuring.save(question, table, figures)
     summary = pd.read_csv(folder / "summary.csv")
     assert len(pd.read_csv(folder / f"{question}.csv")) == len(table) > 0
