@@ -161,7 +161,7 @@ def plot_page(page: Page, title: str) -> Figure:
     figure, axes = plt.subplot_mosaic(";".join(rows), figsize=(16, 5 * len(rows)), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.2, h_pad=0.25)
     find_subnetworks.plot_frontier(axes["A"], page.points)
-    plot_density(axes["B"], page.subnetwork.table())
+    plot_density(axes["B"], where_they_live.searched_table(page.subnetwork))
     necessary.plot_ablation(axes["C"], page.ablation)
     overlap.plot_overlap(axes["D"], page.overlap)
     first_layer_turn.plot_similarities([axes["E"]], {first_layer_turn.FULL: page.similarity})

@@ -27,7 +27,9 @@ def test_every_notebook_checks_all_its_parameters_before_any_work(path):
     assert {"figures", "device"} <= set(values) and values["figures"] is None
     assert "text_column" in values or path.stem[:2] in OWN_MODELS
     code = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
-    assert code[1].split("use_house_style()\n")[1].startswith("globals().update(checked(globals()))\n")
+    before_work = ("import ", "from ", "    ", ")", "use_house_style()")
+    first = next(line for line in code[1].splitlines() if line and not line.startswith(before_work))
+    assert first == "globals().update(checked(globals()))"
     assert not any("../figures" in source for source in code if "claims_table" not in source)
 
 
