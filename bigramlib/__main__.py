@@ -62,6 +62,7 @@ def main() -> None:
             given = (options.model, options.corpus, options.text_column, options.device, numbers)
             for model in reproduce(*given, options.scheduler, processes):
                 sys.stdout.write(format_claims(model))
+            sys.stdout.write(f"The report: {write_report()}\n")
         elif options.command == "sweep":
             sys.stdout.write(f"{sweep(Path(options.sweep), options.scheduler, processes)}\n")
         elif options.command == "pretrain":

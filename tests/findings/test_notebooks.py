@@ -50,6 +50,7 @@ def checkout(tmp_path, monkeypatch):
     for name in DEFAULTS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PROCESSES", "1")
+    monkeypatch.setattr("bigramlib.__main__.write_report", lambda: "report/index.html")
     handler = signal.getsignal(signal.SIGTERM)
     yield root
     signal.signal(signal.SIGTERM, handler)
@@ -126,7 +127,12 @@ def test_values_reach_every_notebook_from_options_or_the_environment(executed, c
         assert given["figures"] == f"{checkout}/figures" and given["cwd"] == checkout / "notebooks"
     assert executed["01"]["output"] == checkout / ".executed/mini/01.ipynb"
     lines = capfd.readouterr().out.splitlines()
-    assert lines == ["== notebook 01 on mini", "== notebook 02 on mini", "Claims checked on mini (0 of 0 hold):"]
+    assert lines == [
+        "== notebook 01 on mini",
+        "== notebook 02 on mini",
+        "Claims checked on mini (0 of 0 hold):",
+        "The report: report/index.html",
+    ]
 
 
 def test_without_a_model_each_notebook_has_its_own_and_13_stays_with_the_small_world(executed, checkout, monkeypatch, capfd):
