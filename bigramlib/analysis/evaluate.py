@@ -138,19 +138,16 @@ def evaluate(
         True
     """
     model.check_vocabulary(corpus)
-    batch_size = whole_number("batch_size", batch_size, least=1)
     current, following, valid = windows_with_next_tokens(corpus, sequence_length, max_tokens)
     documents = corpus.documents(sequence_length, max_tokens)[valid]
-    surprisals, kls, target_bits = _predictions(model, table, subnetwork, current, following, batch_size)
-    bits = surprisals[valid] / NATS_PER_BIT
-    bigram_bits = target_bits[valid]
+    bits, kls, bigram_bits = (each[valid] for each in _predictions(model, table, subnetwork, current, following, batch_size))
     finite = np.isfinite(bigram_bits)
     warn_of_few(documents[finite])
     evaluation = Evaluation(
         r=correlation(bits[finite], bigram_bits[finite]),
         r_interval=correlation_interval(bits[finite], bigram_bits[finite], documents[finite]),
         r_clipped=correlation(bits, np.where(finite, bigram_bits, bigram_bits[finite].max(initial=0.0))),
-        kl=float(kls[valid].mean()),
+        kl=float(kls.mean()),
         cross_entropy=float(bits.mean() * NATS_PER_BIT),
         surprisals=bits,
         bigram_surprisals=bigram_bits,
@@ -189,13 +186,14 @@ def _predictions(
     following: Int[np.ndarray, "sequences pos"],
     batch_size: int,
 ) -> tuple[Float[np.ndarray, "sequences pos"], Float[np.ndarray, "sequences pos"], Float[np.ndarray, "sequences pos"]]:
-    """Of each next token the model's surprisal and the KL from the table's prediction, in nats, and the table's in bits.
+    """Of each next token the model's surprisal (bits), the KL from the table's prediction (nats), the table's surprisal (bits).
 
     Raises:
         ValueError: the table gives no surprisals, or has another vocabulary than the model.
     """
     if not isinstance(table, MeasurableTarget):
         raise ValueError(f"A {type(table).__name__} gives no surprisals to compare with; give a table, such as a BigramTable.")
+    batch_size = whole_number("batch_size", batch_size, least=1)
     divergence = table.bind(model)
     surprisals, kls = [], []
     with ExitStack() as stack:
@@ -212,4 +210,4 @@ def _predictions(
             surprisals.append((log_partition - model.logits_of(hidden, chosen)).cpu().double().numpy())
             kl = divergence.given(ids, hidden, log_partition) if isinstance(divergence, BoundTable) else divergence(ids, hidden)
             kls.append(kl.cpu().double().numpy())
-    return np.concatenate(surprisals), np.concatenate(kls), table.surprisals(current, following)
+    return np.concatenate(surprisals) / NATS_PER_BIT, np.concatenate(kls), table.surprisals(current, following)

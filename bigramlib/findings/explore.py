@@ -31,6 +31,10 @@ def explore(
     Raises:
         ModuleNotFoundError: ipywidgets is not installed.
         ValueError: there is no subnetwork, or one is not of this model.
+
+    Example:
+        >>> explore(study, {10.0: subnetwork}, "the cat")
+        Explorer of 'mini', lambda 10
     """
     if subnetworks is None:
         subnetworks = study.stored()

@@ -12,6 +12,7 @@ import pandas as pd
 from bigramlib.analysis.predictions import predictions
 from bigramlib.models.components import ATTENTION_COMPONENTS
 from bigramlib.models.language_model import LanguageModel
+from bigramlib.numeric import percent
 from bigramlib.subnetworks.places import density_grid
 from bigramlib.subnetworks.subnetwork import Subnetwork
 from bigramlib.targets.bigram import BigramTable
@@ -126,7 +127,7 @@ class Explorer:
         """Show another subnetwork."""
         shown = self.subnetwork
         self.size.value = (
-            f"{shown.kept:,} of {shown.total:,} weights kept ({shown.density:.2%}), "
+            f"{shown.kept:,} of {shown.total:,} weights kept ({percent(shown.density)}), "
             f"{shown.first_mlp_share():.0%} of them in the first MLP"
         )
         grid = self._grid(self.slider.value)

@@ -85,17 +85,17 @@ def not_built(*_, **__):
     raise AssertionError("No adapter for this. Write one.")
 
 
-def not_run(hf, architecture, name):
-    bridge = bridged(hf, architecture, name)
+def not_run(hf, tokenizer, architecture, name):
+    bridge = bridged(hf, tokenizer, architecture, name)
     bridge.run_with_cache = not_built
     return bridge
 
 
-def shifted(hf, architecture, name):
+def shifted(hf, tokenizer, architecture, name):
     wrong = copy.deepcopy(hf)
     with torch.no_grad():
         wrong.gpt_neox.layers[1].mlp.dense_4h_to_h.bias += 0.05
-    return bridged(wrong, architecture, name)
+    return bridged(wrong, tokenizer, architecture, name)
 
 
 BUILDING = "transformer_lens.model_bridge.sources._bridge_builder.build_bridge_from_module"
