@@ -112,4 +112,5 @@ def plot_bands(axes: Axes, bands: pd.DataFrame, points: pd.DataFrame) -> None:
     axes.axhline(PAPER_R, color="black", linewidth=0.8, linestyle=":")
     axes.set(xscale="log", xlabel="share of maskable weights that are kept", ylabel="bigram correlation r, held-out text")
     axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
+    axes.margins(0.12)
     axes.legend(frameon=False, fontsize="small", loc="lower right")

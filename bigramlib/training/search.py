@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from bigramlib.models.language_model import LanguageModel
 from bigramlib.models.locks import one_at_a_time
@@ -88,7 +89,10 @@ def _find(model: LanguageModel, target: Target, corpus: TokenCorpus, config: Spa
     model_facts = model.facts()
     facts = key_facts(model_facts, target, corpus, config)
     file = store_folder("subnetworks") / f"{store_key(facts)}.safetensors"
-    attempt = partial(train, model, target, corpus, config)
+
+    def attempt(*run: Any) -> Subnetwork:
+        return train(model, target, corpus, config, *run)
+
     if not ranks.leads:
         return _followed(attempt, file, facts, ranks)
     with _told(ranks, file):
