@@ -85,7 +85,8 @@ def main() -> None:
             sys.stderr.write("\n".join([str(failure), *getattr(failure, "__notes__", []), ""]))
         sys.exit(f"make: {group.message}.")
     except ModuleNotFoundError as error:
-        sys.exit(f"make: {error.name} is missing; it comes with pip install '.[cluster,notebooks,test]'.")
+        missing = f"{error.name} is missing; it comes with pip install '.[cluster,notebooks,test]'."
+        sys.exit(f"make: {missing if error.name else error}")
     except KeyboardInterrupt:
         sys.exit(f"make: interrupted; {AFTER_INTERRUPTION.get(options.command, 'run it again')}.")
 

@@ -126,7 +126,8 @@ def _made(
         _warn_of_earlier(file, facts)
         saved_state = SavedState(unfinished(file.name))
         subnetwork, run = _trained(attempt, config.attempts, saved_state, ranks)
-        subnetwork = replace(subnetwork, provenance=record(run))
+        divided = {"processes": ranks.count} if ranks.divide(config.batch_size) else {}  # their sums round otherwise
+        subnetwork = replace(subnetwork, provenance=record(run) | divided)
         subnetwork.save(file)
         saved_state.remove()
     return subnetwork

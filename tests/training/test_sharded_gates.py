@@ -84,6 +84,7 @@ def test_two_processes_that_divide_the_batch_agree_with_one_and_halve_passes_tog
     for number, config in enumerate(configs):
         both, one = found(place, number), alone(config)
         assert both.provenance.get("passes") == (2, None)[number]
+        assert both.provenance["processes"] == 2
         assert (both & one).kept > 0.98 * (both | one).kept > 0
         assert both.history().kl.to_numpy() == pytest.approx(one.history().kl.to_numpy(), rel=0.02)
 
