@@ -80,8 +80,14 @@ class Search:
             return find_subnetwork(subject.model, table, subject.train, self.config)
 
     def subject(self) -> Subject:
-        """The model and the text that the search is about, loaded anew only if the search before was about others."""
-        return _loaded(self.model, self.control, self.control_seed, self.text_model, self.corpus, self.text_column, self.device)
+        """The model and the text that the search is about, loaded anew only if the search before was about others.
+
+        Blocks of the model that the search never computes are left out of memory, unless something else needs them.
+        """
+        whole = self.control or self.target == "model" or self.corpus == SELF or self.model.endswith(".gguf")
+        layers, attention = (None, True) if whole else (self.config.layers, self.config.attention)
+        named = (self.model, self.control, self.control_seed, self.text_model, self.corpus, self.text_column, self.device)
+        return _loaded(*named, layers, attention)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -99,19 +105,24 @@ class Subject:
     train: TokenCorpus
     held_out: TokenCorpus
 
-    @property
-    def weights(self) -> int:
-        """The number of maskable weights."""
-        return sum(weight.numel() for weight in self.model.maskable.values())
-
 
 @lru_cache(maxsize=1)
 def _loaded(
-    model: str, control: str, control_seed: int, text_model: str, corpus: str, text_column: str, device: str
+    model: str,
+    control: str,
+    control_seed: int,
+    text_model: str,
+    corpus: str,
+    text_column: str,
+    device: str,
+    layers: int | None,
+    attention: bool,
 ) -> Subject:
-    """What the fields of `Search` name."""
-    named = load_model(model, device)
-    reader = load_model(text_model, device) if text_model and text_model != model else named
+    """What the fields of `Search` name; of the model, what `load_model` keeps of so many layers, with attention or not."""
+    named = load_model(model, device, layers=layers, attention=attention)
+    reader = named
+    if text_model and text_model != model:
+        reader = load_model(text_model, device, layers=layers, attention=attention)
     train, held_out = reader.load_corpus(corpus, text_column=text_column)
     if control:
         named = randomly_initialized(named, control_seed, keep_embeddings=control != "random")

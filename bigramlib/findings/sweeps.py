@@ -15,6 +15,7 @@ from bigramlib.disk import written_whole
 from bigramlib.findings.claims import Claim, Verdict, check, untestable
 from bigramlib.findings.parameters import PARAMETERS, checked, read_parameters
 from bigramlib.findings.style import BLUE, PAPER_R
+from bigramlib.models.loading import architecture_named
 
 GRID = ("models", "corpora", "penalties", "seeds", "checkpoints", "targets", "controls", "device", "text_column", "settings")
 """What a sweep's file may name: the arguments of `grid`."""
@@ -46,7 +47,7 @@ def sweep(file: Path, scheduler: str = "", processes: int | None = None) -> str:
         ExceptionGroup: searches failed, and all others have ended.
     """
     searches = read_sweep(file)
-    weights = max(search.subject().weights for search in {search.model: search for search in searches}.values())
+    weights = max(architecture_named(model).size for model in {search.model for search in searches})
     with workers(scheduler, processes, searches[0].device, weights) as executor:
         find_subnetworks(searches, executor)
         table = measured(searches, executor)

@@ -66,6 +66,19 @@ def _texts(model):
     return load_corpus(["the cat sat", "the dog sat on a mat"], model.tokenizer, vocabulary_size=model.vocabulary_size)
 
 
+def test_blocks_that_are_not_searched_are_left_out_of_memory_and_give_the_same_masks(named, monkeypatch, tmp_path):
+    search = replace(named, config=replace(SHORT, layers=1, attention=False))
+    found = search.subnetwork()
+    absent = {name for name, weight in search.subject().model.maskable.items() if weight.is_meta}
+    assert absent and not any(found.masks[name].any() for name in absent)
+    monkeypatch.setenv("BIGRAMLIB_STORE", str(tmp_path / "another"))
+    model = load_model(search.model)
+    train, _ = model.load_corpus(search.corpus)
+    assert found.hash == find_subnetwork(model, BigramTable.from_corpus(train), train, search.config).hash
+    for needed in (replace(search, target="model"), replace(search, control="random"), replace(search, corpus="self")):
+        assert not any(weight.is_meta for weight in needed.subject().model.maskable.values())
+
+
 def test_a_search_is_small_and_survives_pickling(named):
     written = pickle.dumps(named)
     assert len(written) < 1000

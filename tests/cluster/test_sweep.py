@@ -77,11 +77,27 @@ def test_the_table_says_what_evaluating_each_subnetwork_says(in_folders):
         assert (row.sparsity_penalty, row.seed, row.steps) == (search.config.sparsity_penalty, 0, 6)
 
 
+def test_a_search_of_few_layers_is_measured_as_in_the_whole_model(in_folders):
+    model, text = in_folders
+    (search,) = grid([str(model)], [str(text)], settings=SETTINGS | {"layers": 1, "attention": False})
+    table = measured([search], max_tokens=200)
+    evaluation = Study(model, text).evaluate(search.subnetwork(), max_tokens=200)
+    assert (table.r[0], table.kl[0]) == (evaluation.r, evaluation.kl)
+
+
 def test_a_worker_keeps_the_model_that_it_loaded_last(in_folders, monkeypatch):
     model, text = in_folders
     loaded = []
-    monkeypatch.setattr("bigramlib.cluster.searches.load_model", lambda *given: loaded.append(given) or load_model(*given))
+    monkeypatch.setattr("bigramlib.cluster.searches.load_model", noting(loaded))
     search = Search(str(model), str(text), replace(QUICK, steps=2))
     for seed in range(3):
         replace(search, config=replace(search.config, seed=seed)).run()
     assert len(loaded) == 1
+
+
+def noting(loaded):
+    def load(*given, **parts):
+        loaded.append(given)
+        return load_model(*given, **parts)
+
+    return load
