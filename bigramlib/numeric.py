@@ -58,7 +58,7 @@ def full_precision() -> Iterator[None]:
         yield
 
 
-def percent(share: float, decimals: int = 2) -> str:
+def percent(share: int | float, decimals: int = 2) -> str:
     """A share as text in percent, such as a density.
 
     What would otherwise look like nothing, or like everything, gets as many decimals as two of its digits take.
