@@ -134,7 +134,7 @@ def _measurement(asked: tuple[Search, int | None]) -> dict[str, Any]:
         "r_high": high,
         "kl": evaluation.kl,
         "cross_entropy": evaluation.cross_entropy,
-        "tokens": len(evaluation.surprisals),
+        "tokens": evaluation.tokens,
         "converged": subnetwork.provenance["converged"],
         "steps": subnetwork.provenance["steps"],
         "hash": subnetwork.hash,

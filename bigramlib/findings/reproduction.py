@@ -229,4 +229,4 @@ def check_values(model: str, corpus: str, device: str, numbers: list[str], text_
     values = {"MODEL": model, "CORPUS": corpus, "DEVICE": device, "TEXT_COLUMN": text_column}
     for name, value in values.items():
         PARAMETERS[name.lower()](name, value)
-    return sum(weight.numel() for weight in load_model(model).maskable.values())
+    return load_model(model).architecture.size

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 import scipy.sparse
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from bigramlib.models.language_model import LanguageModel
 from bigramlib.store import content_hash
@@ -125,11 +125,7 @@ class BigramTable:
         self, current: Int[np.ndarray, "*shape"], following: Int[np.ndarray, "*shape"]
     ) -> Float[np.ndarray, "*shape"]:
         """-log2 P(following | current), in bits; infinite where the pair was never seen."""
-        flat_current, flat_following = current.ravel(), following.ravel()
-        found = np.asarray(self.conditional[flat_current, flat_following]).ravel()
-        probability = np.where(self.seen[flat_current], found, self.backoff[flat_following])
-        with np.errstate(divide="ignore"):
-            return -np.log2(probability).reshape(current.shape)
+        return surprisals_in(self.conditional, self.seen, self.backoff, current, following)
 
     def bind(self, model: LanguageModel) -> BoundTable:
         """Prepare the table for a model: a function from ids and last hidden states to the KL of each position, in nats.
@@ -139,6 +135,29 @@ class BigramTable:
         """
         model.check_vocabulary(self)
         return bound_table(model, self.conditional, self.backoff, self.seen, self.entropy)
+
+
+def surprisals_in(
+    conditional: scipy.sparse.csr_array,
+    seen: Bool[np.ndarray, " rows"],
+    backoff: Float[np.ndarray, " vocab"],
+    contexts: Int[np.ndarray, "*shape"],
+    following: Int[np.ndarray, "*shape"],
+) -> Float[np.ndarray, "*shape"]:
+    """-log2 of the probability of tokens in rows of a table, in bits; infinite where it is 0.
+
+    Args:
+        conditional: the probabilities, a row for each context.
+        seen: which rows have some; the others are `backoff`.
+        backoff: the probabilities of a row that was never seen.
+        contexts: the row of each token.
+        following: the tokens.
+    """
+    rows, columns = contexts.ravel(), following.ravel()
+    found = np.asarray(conditional[rows, columns]).ravel()
+    probability = np.where(seen[rows], found, backoff[columns])
+    with np.errstate(divide="ignore"):
+        return -np.log2(probability).reshape(contexts.shape)
 
 
 def _summed(

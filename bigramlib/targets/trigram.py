@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bigramlib.models.language_model import LanguageModel
 from bigramlib.store import content_hash
-from bigramlib.targets.bigram import BigramTable
+from bigramlib.targets.bigram import BigramTable, surprisals_in
 from bigramlib.targets.table_divergence import BoundTable, bound_table
 from bigramlib.text.corpus import TokenCorpus
 
@@ -102,11 +102,8 @@ class TrigramTable:
         self, current: Int[np.ndarray, "sequences pos"], following: Int[np.ndarray, "sequences pos"]
     ) -> Float[np.ndarray, "sequences pos"]:
         """-log2 P(following | the last two tokens), in bits; infinite where that was never seen."""
-        contexts = self.contexts(torch.from_numpy(current)).numpy().ravel()
-        found = np.asarray(self.conditional[contexts, following.ravel()]).ravel()
-        probability = np.where(self.seen[contexts], found, self.bigrams.backoff[following.ravel()])
-        with np.errstate(divide="ignore"):
-            return -np.log2(probability).reshape(current.shape)
+        contexts = self.contexts(torch.from_numpy(current)).numpy()
+        return surprisals_in(self.conditional, self.seen, self.bigrams.backoff, contexts, following)
 
     def bind(self, model: LanguageModel) -> BoundTrigrams:
         """Prepare the table for a model.

@@ -118,8 +118,7 @@ class SparsifyConfig:
     @classmethod
     def suited(cls, model: LanguageModel, target: Target, sparsity_penalty: Real = 10.0, seed: Whole = 0) -> SparsifyConfig:
         """The shortest schedule known to find good subnetworks in a model of this size, for this target (see `suited_to`)."""
-        maskable = sum(weight.numel() for weight in model.maskable.values())
-        return cls.suited_to(maskable, target.reads_context, model.device, sparsity_penalty, seed)
+        return cls.suited_to(model.architecture.size, target.reads_context, model.device, sparsity_penalty, seed)
 
     @classmethod
     def suited_to(
