@@ -62,7 +62,7 @@ def grid(
         for name, corpus, control, target in product(_checkpoints(model, checkpoints), corpora, controls, targets):
             suited = SparsifyConfig.suited_to(maskable, target == "model", torch.device(device))
             reader = "" if name == model else model
-            named = Search(name, corpus, _with(suited, settings or {}), target, control, 0, reader, device, text_column)
+            named = Search(name, corpus, suited.with_settings(settings or {}), target, control, 0, reader, device, text_column)
             for penalty, seed in product(penalties, seeds):
                 config = replace(named.config, sparsity_penalty=penalty, seed=seed)
                 searches.append(replace(named, config=config, control_seed=config.seed if control else 0))
@@ -86,13 +86,6 @@ def _checkpoints(model: str, checkpoints: Sequence[str]) -> list[str]:
     for name in names:
         load_model(name)
     return names
-
-
-def _with(config: SparsifyConfig, settings: Mapping[str, Any]) -> SparsifyConfig:
-    """A config with some fields set; raises ValueError, naming them all, if there is no such field."""
-    if unknown := sorted(set(settings) - set(vars(config))):
-        raise ValueError(f"settings has {unknown[0]!r}, which SparsifyConfig lacks; it has {', '.join(vars(config))}.")
-    return replace(config, **settings)
 
 
 def measured(

@@ -15,6 +15,7 @@ import torch
 from bigramlib.models.mini import SETTINGS
 from bigramlib.numeric import number
 from bigramlib.text.sources import check_source
+from bigramlib.training.config import SparsifyConfig
 
 Rule = Callable[[str, Any], Any]
 """A function of a parameter's name and the given value. It returns the value to use, or raises ValueError in one sentence."""
@@ -94,6 +95,17 @@ def _setting(name: str, value: object) -> str:
     return str(value)
 
 
+def _search_settings(name: str, value: Any) -> dict[str, Any]:
+    """A rule for fields of `SparsifyConfig` by name, which may come as YAML text."""
+    import yaml  # it comes with papermill
+
+    found = yaml.safe_load(value) if isinstance(value, str) else value
+    if not isinstance(found or {}, Mapping):
+        raise ValueError(f"{name} is {value!r}; give fields of SparsifyConfig by name, such as {{steps: 1000}}.")
+    SparsifyConfig().with_settings(found or {})
+    return dict(found or {})
+
+
 def _folder(name: str, value: object) -> str | None:
     if value is None:
         return None
@@ -156,6 +168,7 @@ PARAMETERS: dict[str, Rule] = {
     "device": _device,
     "figures": _folder,
     "setting": _setting,
+    "settings": _search_settings,
     "prompt": _text,
     "penalty": _penalty,
     "matched_penalty": _penalty,

@@ -65,7 +65,7 @@ def reproduce(
 
     First all their masks are found, and notebook 01 is executed; then the other notebooks, and at the end notebook 09. Call it
     in the root of a source checkout. Parameters that a model needs instead of the notebooks' defaults are read from
-    notebooks/settings/MODEL/NN.yaml.
+    notebooks/settings/MODEL/NN.yaml, and from all.yaml there, which is for every notebook that has such a parameter.
 
     Args:
         model: a name for `load_model`; relative paths start from the working directory. None stands for each notebook's own.
@@ -138,7 +138,9 @@ def execution(number: str, typed: str, model: str, given: Mapping[str, str]) -> 
         model: its name as the notebook gets it.
         given: corpus, text_column and device.
     """
-    own = read_parameters(Path(f"{NOTEBOOKS}/settings/{typed}/{number}.yaml"))
+    folder = Path(f"{NOTEBOOKS}/settings/{typed}")
+    shared, own = read_parameters(folder / "all.yaml"), read_parameters(folder / f"{number}.yaml")
+    own |= {name: value for name, value in shared.items() if name in defaults(numbered(number)) and name not in own}
     paths = {name: located(str(own[name]), {*EMBEDDED, *PACKAGED}) for name in PATHS & own.keys()}
     asked = {name: value for name, value in given.items() if name == "device" or number not in OWN_MODELS}
     output = Path(f"{figure_folder(model, EXECUTED)}/{number}.ipynb").absolute()
@@ -157,7 +159,7 @@ def searches_of(number: str, given: Mapping[str, object]) -> list[Search]:
     values = checked(defaults(numbered(number)) | dict(given))
     if not {"penalty", "penalties"} & values.keys():
         return []
-    named = {name: values[name] for name in ("device", "text_column")}
+    named = {name: values[name] for name in ("device", "text_column", "settings")}
     find = partial(grid, [values["model"]], [values["corpus"]], **named)
     return SEARCHES.get(number, _of_penalties)(values, find)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -38,6 +39,7 @@ class Study:
         train: training text: bigrams are counted and masks are trained on it.
         held_out: held-out text: other documents of the same source, for all measurements.
         table: the bigram table of the training text.
+        settings: fields of `SparsifyConfig` in place of those that suit the model.
 
     Example:
         >>> study = Study("mini", texts)  # a list of texts; or a file, a folder, a name such as "sotu"
@@ -52,6 +54,7 @@ class Study:
         device: str = "cpu",
         *,
         text_column: str = "text",
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         """Load a model and its text.
 
@@ -60,10 +63,13 @@ class Study:
             corpus: a source for `LanguageModel.load_corpus`.
             device: the device for a model that is loaded by name, such as "cpu" or "cuda".
             text_column: the column that holds the text, if the source is a table.
+            settings: fields of `SparsifyConfig` in place of those that suit the model, in all searches of the study.
         """
+        SparsifyConfig().with_settings(settings or {})  # a wrong one is told before anything is loaded
         self.model = model if isinstance(model, LanguageModel) else load_model(model, device)
         self.train, self.held_out = self.model.load_corpus(corpus, text_column=text_column)
         self.table = BigramTable.from_corpus(self.train)
+        self.settings = dict(settings or {})
 
     def __repr__(self) -> str:
         return (
@@ -93,7 +99,7 @@ class Study:
     # -- subnetworks ------------------------------------------------------------------------------------------------
 
     def find(self, penalty: float | None = None, seed: int = 0, *, density: Number | None = None) -> Subnetwork:
-        """Find the bigram subnetwork by `SparsifyConfig.suited`, or read it from the store.
+        """Find the bigram subnetwork by `SparsifyConfig.suited` and the settings, or read it from the store.
 
         Args:
             penalty: the sparsity penalty lambda; 10 if neither this nor a density is given.
@@ -114,7 +120,7 @@ class Study:
         if penalty is not None and density is not None:
             raise ValueError(f"Both a penalty ({penalty!r}) and a density ({density!r}) are given; leave one out.")
         chosen = SparsifyConfig.sparsity_penalty if penalty is None else penalty
-        config = SparsifyConfig.suited(self.model, target, chosen, seed)
+        config = SparsifyConfig.suited(self.model, target, chosen, seed).with_settings(self.settings)
         return find_subnetwork(self.model, target, self.train, config, density=density)
 
     # -- what is predicted after a prompt -----------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -45,7 +45,7 @@ def run_search(options: argparse.Namespace) -> str:
     with joined(options.device, options.whole_batch) as (ranks, device):
         maskable = architecture_named(options.model).size
         suited = SparsifyConfig.suited_to(maskable, False, torch.device(device), options.penalty, options.seed)
-        config = replace(suited, **settings)
+        config = suited.with_settings(settings)
         model = load_model(options.model, device, layers=config.layers, attention=config.attention)
         train, _ = model.load_corpus(options.corpus, text_column=options.text_column)
         table = BigramTable.from_corpus(train)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -109,6 +110,16 @@ class SparsifyConfig:
             for name, value in asdict(self).items()
             if not (name in LATER_DEFAULTS and LATER_DEFAULTS[name] == value)
         }
+
+    def with_settings(self, settings: Mapping[str, Any]) -> SparsifyConfig:
+        """The same config with some fields set.
+
+        Raises:
+            ValueError: there is no such field, or a value cannot be used.
+        """
+        if unknown := sorted(set(settings) - set(vars(self))):
+            raise ValueError(f"settings has {unknown[0]!r}, which SparsifyConfig lacks; it has {', '.join(vars(self))}.")
+        return replace(self, **settings)
 
     @property
     def dtype(self) -> torch.dtype:

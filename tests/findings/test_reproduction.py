@@ -7,7 +7,7 @@ import pytest
 
 from bigramlib import ModelTarget
 from bigramlib.cluster.searches import Search
-from bigramlib.findings.reproduction import searches_of
+from bigramlib.findings.reproduction import execution, searches_of
 from bigramlib.training.search import key_facts, store_key
 
 ROOT = Path(__file__).parents[2]
@@ -30,6 +30,21 @@ def test_the_masks_of_all_notebooks_are_named_beforehand(monkeypatch):
     kept = {name for name in zipfile.ZipFile("tests/subnetworks.zip").namelist() if name.endswith(".safetensors")}
     assert named <= kept
     assert len({name for name in kept - named if name.startswith("subnetworks")}) == LATER
+
+
+def test_settings_in_all_yaml_are_for_every_notebook_that_has_such_a_parameter(tmp_path, monkeypatch):
+    folder = tmp_path / "notebooks" / "settings" / "mini"
+    folder.mkdir(parents=True)
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        (tmp_path / "notebooks" / path.name).symlink_to(path)
+    (folder / "all.yaml").write_text("settings: {steps: 7}\ndraws: 2\n")
+    (folder / "02.yaml").write_text("draws: 3\n")
+    monkeypatch.chdir(tmp_path)
+    found = {number: execution(number, "mini", "mini", {"device": "cpu"}).parameters for number in ("01", "02", "04")}
+    assert "settings" not in found["01"]
+    assert found["02"]["settings"] == found["04"]["settings"] == {"steps": 7}
+    assert (found["02"]["draws"], found["04"]["draws"]) == (3, 2)
+    assert {search.config.steps for search in searches_of("02", found["02"])} == {7}
 
 
 @pytest.mark.parametrize("number", ["02", "03", "05", "07", "09", "12", "14"])

@@ -89,6 +89,14 @@ def test_the_seed_is_zero_unless_another_is_given(study, quick):
     assert study.prune(3.0).hash == study.prune(3.0, 0).hash != study.prune(3.0, 1).hash
 
 
+def test_settings_take_the_place_of_the_suited_ones_in_all_searches_of_a_study(model, documents, quick):
+    study = Study(model, documents, settings={"steps": 2, "undecided_share": -1})
+    for found in (study.find(3.0), study.prune(3.0), study.randomly_initialized().find(3.0)):
+        assert found.provenance["config"]["steps"] == found.provenance["steps"] == 2
+    with pytest.raises(ValueError, match="settings has 'step', which SparsifyConfig lacks"):
+        Study(model, documents, settings={"step": 2})
+
+
 def test_evaluate_measures_the_whole_model_or_a_subnetwork_on_held_out_text(study, sparse):
     assert_same(study.evaluate(), evaluate(study.model, study.held_out, study.table))
     assert_same(study.evaluate(sparse), evaluate(study.model, study.held_out, study.table, sparse))
