@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -152,12 +153,8 @@ def evaluate(
     documents = corpus.documents(sequence_length, max_tokens)[valid]
     batch_size = whole_number("batch_size", batch_size, least=1)
     bits, bigram_bits, kl = _measured(model, table, subnetwork, windows, batch_size, keep)
-    finite = np.isfinite(bigram_bits)
-    warn_of_few(documents[finite])
     evaluation = Evaluation(
-        r=correlation(bits[finite], bigram_bits[finite]),
-        r_interval=correlation_interval(bits[finite], bigram_bits[finite], documents[finite]),
-        r_clipped=correlation(bits, np.where(finite, bigram_bits, bigram_bits[finite].max(initial=0.0))),
+        **_correlations(bits, bigram_bits, documents),
         kl=kl,
         cross_entropy=float(bits.mean() * NATS_PER_BIT),
         surprisals=bits,
@@ -170,6 +167,19 @@ def evaluate(
     if subnetwork and isinstance(table, BigramTable) and not model.identity.beneath:
         subnetwork.measured.update(r=evaluation.r, r_interval=evaluation.r_interval, text=corpus.name, tokens=len(bits))
     return evaluation
+
+
+def _correlations(
+    bits: Float[np.ndarray, " tokens"], bigram_bits: Float[np.ndarray, " tokens"], documents: Int[np.ndarray, " tokens"]
+) -> dict[str, Any]:
+    """The fields of `Evaluation` about r, by the surprisals under the model and under the table."""
+    finite = np.isfinite(bigram_bits)
+    warn_of_few(documents[finite])
+    return {
+        "r": correlation(bits[finite], bigram_bits[finite]),
+        "r_interval": correlation_interval(bits[finite], bigram_bits[finite], documents[finite]),
+        "r_clipped": correlation(bits, np.where(finite, bigram_bits, bigram_bits[finite].max(initial=0.0))),
+    }
 
 
 def windows_with_next_tokens(
@@ -229,7 +239,7 @@ def _measured(
 def _joined(batches: Sequence[tuple[Tensor, Tensor]], valid: Bool[np.ndarray, "sequences pos"]) -> dict[str, Tensor]:
     """Of what `_batches` gave: "losses", of each token, and "kl", the mean over tokens whose next one counts."""
     losses, kls = (torch.cat(parts) for parts in zip(*batches, strict=True))
-    return {"losses": losses, "kl": torch.tensor(kls.double().numpy()[valid].mean())}
+    return {"losses": losses, "kl": torch.tensor(kls.double().numpy()[valid].mean(), device="cpu")}
 
 
 def _batches(
