@@ -148,8 +148,7 @@ def evaluate(
         True
     """
     model.check_vocabulary(corpus)
-    windows = windows_with_next_tokens(corpus, sequence_length, max_tokens)
-    current, following, valid = windows
+    current, following, valid = windows = windows_with_next_tokens(corpus, sequence_length, max_tokens)
     documents = corpus.documents(sequence_length, max_tokens)[valid]
     batch_size = whole_number("batch_size", batch_size, least=1)
     bits, bigram_bits, kl = _measured(model, table, subnetwork, windows, batch_size, keep)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import VOCABULARY, build
 
-from bigramlib import FunctionTarget, Subnetwork, TokenCorpus, evaluate
+from bigramlib import FunctionTarget, LanguageModel, Subnetwork, TokenCorpus, evaluate
 from bigramlib.analysis import evaluate as evaluating
 from bigramlib.store import store_folder
 
@@ -43,17 +43,20 @@ def late(held_out):
 
 @pytest.fixture
 def counted(monkeypatch):
-    """The number of batches of each evaluation."""
+    """The number of passes over the model in each evaluation."""
     numbers = []
-    original = evaluating._batches
+    windows, hidden = evaluating.windows_with_next_tokens, LanguageModel.hidden
 
-    def counting(*arguments):
+    def beginning(*arguments):
         numbers.append(0)
-        for batch in original(*arguments):
-            numbers[-1] += 1
-            yield batch
+        return windows(*arguments)
 
-    monkeypatch.setattr(evaluating, "_batches", counting)
+    def passing(self, ids):
+        numbers[-1] += 1
+        return hidden(self, ids)
+
+    monkeypatch.setattr(evaluating, "windows_with_next_tokens", beginning)
+    monkeypatch.setattr(LanguageModel, "hidden", passing)
     return numbers
 
 
