@@ -9,7 +9,7 @@ for themselves, as far as they would give other bits. A model that cannot be tol
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,18 +21,23 @@ from bigramlib.disk import remove_leftovers
 from bigramlib.models.checks import hooked
 from bigramlib.models.language_model import LanguageModel
 from bigramlib.store import content_hash, set_aside, store_folder
+from bigramlib.subnetworks.subnetwork import Subnetwork
 from bigramlib.tensor_file import DAMAGED, read_tensors, write_tensors
 
 FORM = "bigramlib measurement 1"
 log = logging.getLogger(__name__)
 
 
-def told_apart(model: LanguageModel) -> str | None:
+def told_apart(model: LanguageModel, subnetwork: Subnetwork | None = None) -> str | None:
     """A text that differs between models, as they are now, that predict differently; None for one that has no such text.
 
-    That is a model with hooks or forward passes of the user's, of which only a part is in training mode, whose numbers are not
-    all float32, or that is not on the CPU, where passes take longer than hashing.
+    It is that of the model of which only the subnetwork is kept, if one is given. A model has none that has hooks or forward
+    passes of the user's, of which only a part is in training mode, whose numbers are not all float32, or that is not on the
+    CPU, where passes take longer than hashing.
     """
+    if subnetwork:
+        with subnetwork.applied(model):
+            return told_apart(model)
     hf = model.hf
     numbers = [number for number in (*hf.parameters(), *hf.buffers()) if not number.is_meta and number.is_floating_point()]
     plain = all(number.dtype == torch.float32 and number.device.type == "cpu" for number in numbers)
@@ -41,6 +46,33 @@ def told_apart(model: LanguageModel) -> str | None:
         return None
     model.identity.forget()
     return model.hash
+
+
+def measured_once(
+    model: LanguageModel,
+    subnetwork: Subnetwork | None,
+    apart: str | None,
+    parts: Sequence[object],
+    make: Callable[[], dict[str, Tensor]],
+) -> dict[str, Tensor]:
+    """The tensors of a measurement, by name: from the store, or made, and kept there.
+
+    Args:
+        model: the model. If it is changed meanwhile, nothing is kept.
+        subnetwork: keep only these weights; None for the whole model.
+        apart: what `told_apart` gave before the first pass; with None they are only made.
+        parts: what else they depend on, as in `measurement_file`.
+        make: makes them.
+    """
+    if apart is None:
+        return make()
+    file = measurement_file(apart, *parts)
+    if found := read_measurement(file):
+        return found
+    made = make()
+    if told_apart(model, subnetwork) == apart:
+        write_measurement(file, made)
+    return made
 
 
 def measurement_file(*parts: object) -> Path:

@@ -1,14 +1,19 @@
 """What was measured once is found again, bit by bit; whatever could alter a figure has it measured anew."""
 
 from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 from conftest import VOCABULARY, build
+from pandas.testing import assert_frame_equal
 
 from bigramlib import FunctionTarget, LanguageModel, Subnetwork, TokenCorpus, evaluate
 from bigramlib.analysis import evaluate as evaluating
+from bigramlib.analysis import measured
+from bigramlib.analysis.lenses import lens_report
+from bigramlib.analysis.residual import ResidualMoments
 from bigramlib.store import store_folder
 
 SHORT = {"sequence_length": 32, "batch_size": 4}
@@ -92,14 +97,10 @@ def test_masks_that_are_changed_in_place_are_measured_anew(own, held_out, table,
     assert counted == [7, 7]
 
 
-def other_settings(held_out):
-    shorter = TokenCorpus(held_out.ids, np.array([0, 130]), VOCABULARY)
-    return [(held_out, SHORT | {"batch_size": 5}), (held_out, SHORT | {"max_tokens": 600}), (shorter, SHORT)]
-
-
 def test_other_text_batches_and_tables_are_measured_for_themselves(own, held_out, table, counted):
     evaluate(own, held_out, table, **SHORT)
-    for text, settings in other_settings(held_out):
+    other = TokenCorpus(held_out.ids, np.array([0, 130]), VOCABULARY)
+    for text, settings in ((held_out, SHORT | {"batch_size": 5}), (held_out, SHORT | {"max_tokens": 600}), (other, SHORT)):
         unkept = evaluate(own, text, table, keep=False, **settings)
         assert figures(evaluate(own, text, table, **settings)) == figures(unkept)
     unkept = evaluate(own, held_out, table.unigram(), keep=False, **SHORT)
@@ -228,12 +229,8 @@ def test_a_store_that_cannot_be_written_keeps_nothing_and_is_no_error(own, held_
     if not whole:
         file.write_bytes(b"damaged")
 
-    def refused(*_, **__):
-        raise PermissionError("read-only")
-
-    for name in ("replace", "mkdir"):
-        monkeypatch.setattr(f"pathlib.Path.{name}", refused)
-    monkeypatch.setattr("tempfile.mkdtemp", refused)
+    for name in ("pathlib.Path.replace", "pathlib.Path.mkdir", "tempfile.mkdtemp"):
+        monkeypatch.setattr(name, Mock(side_effect=PermissionError("read-only")))
     for _ in range(2):
         assert figures(evaluate(own, held_out, table, **SHORT)) == figures(first)
     assert counted == ([7, 1, 1] if whole else [7, 7, 7]) and files() == [file]
@@ -244,10 +241,7 @@ def test_a_file_that_cannot_be_read_just_now_is_left_as_it_is(own, held_out, tab
     (file,) = files()
     content = file.read_bytes()
 
-    def broken(*_):
-        raise OSError("a stale handle")
-
-    monkeypatch.setattr("bigramlib.tensor_file.safe_tensors", broken)
+    monkeypatch.setattr("bigramlib.tensor_file.safe_tensors", Mock(side_effect=OSError("a stale handle")))
     assert figures(evaluate(own, held_out, table, **SHORT)) == figures(first)
     assert file.read_bytes() == content and files() == [file]
 
@@ -258,3 +252,46 @@ def test_many_that_measure_the_same_at_once_leave_one_file(tokenizer, held_out, 
         found = list(threads.map(lambda model: evaluate(model, held_out, table, **SHORT), models))
     assert all(figures(each) == figures(found[0]) for each in found)
     assert [file.suffix for file in files()] == [".safetensors"]
+
+
+def moments_and_lenses(model, corpus, held_out, subnetwork=None, **settings):
+    """Moments, and what lenses of them read, as bytes."""
+    found = ResidualMoments.collect(model, corpus, subnetwork, **SHORT, **settings)
+    report = lens_report(model, found, held_out, **SHORT, **settings)
+    cross = {str(target): part.numpy().tobytes() for target, part in found.cross.items()}
+    frame = {name: (column.dtype, column.to_numpy().tobytes()) for name, column in report.items()}
+    return cross | {"mean": found.mean.numpy().tobytes(), "scatter": found.scatter.numpy().tobytes(), "report": frame}
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("name", ["gpt_neox", "gpt2", "opt_350m"])
+def test_moments_and_lenses_are_found_again_bit_by_bit(tokenizer, corpus, held_out, masked, name, monkeypatch):
+    model = build(name, tokenizer)
+    subnetwork = Subnetwork.layer(model, 0) if masked else None
+    unkept = moments_and_lenses(model, corpus, held_out, subnetwork, keep=False)
+    assert not files()
+    assert moments_and_lenses(model, corpus, held_out, subnetwork) == unkept and len(files()) == 2
+    monkeypatch.setattr(measured, "write_measurement", lambda *_: pytest.fail("measured"))
+    assert moments_and_lenses(model, corpus, held_out, subnetwork) == unkept
+
+
+@pytest.mark.parametrize("change", [one_row, a_hook])
+def test_moments_and_lenses_of_a_model_that_was_changed_in_memory_are_measured_anew(own, late, held_out, change):
+    before = moments_and_lenses(own, late, held_out)
+    change(own)
+    found = moments_and_lenses(own, late, held_out)
+    assert found == moments_and_lenses(own, late, held_out, keep=False) != before
+
+
+def test_lenses_of_other_maps_are_read_for_themselves(own, corpus, held_out):
+    found = ResidualMoments.collect(own, corpus, **SHORT)
+    for alpha in (1.0, 100.0):
+        kept, unkept = (lens_report(own, found, held_out, alpha=alpha, keep=keep, **SHORT) for keep in (True, False))
+        assert_frame_equal(kept, unkept, check_exact=True)
+    assert len(files()) == 3
+
+
+def test_large_moments_are_not_kept(own, corpus, monkeypatch):
+    monkeypatch.setattr("bigramlib.analysis.residual.KEPT_NUMBERS", 4 * 3 * 16**2 - 1)
+    ResidualMoments.collect(own, corpus, **SHORT)
+    assert not files()
