@@ -27,7 +27,7 @@ def measure(model: LanguageModel, corpus: TokenCorpus, tokens: int, repeats: int
             pass
 
     def collect() -> None:
-        ResidualMoments.collect(model, corpus, max_tokens=tokens, batch_size=BATCH)
+        ResidualMoments.collect(model, corpus, max_tokens=tokens, batch_size=BATCH, keep=False)
 
     times = interleaved({"forward": forward, "stream": stream, "moments": collect}, repeats)
     table = pd.DataFrame([{"model": model.name, "tokens": ids.numel(), **times.median()}])

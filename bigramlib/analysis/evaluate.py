@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from bigramlib.analysis.intervals import correlation, correlation_interval, mean_interval, warn_of_few
+from bigramlib.analysis.measured import measurement_file, read_measurement, told_apart, write_measurement
 from bigramlib.models.language_model import LanguageModel
 from bigramlib.models.tokenizer import token_texts
 from bigramlib.numeric import full_precision, whole_number
@@ -25,6 +29,9 @@ from bigramlib.text.corpus import SEQUENCE_LENGTH, TokenCorpus
 NATS_PER_BIT = float(np.log(2))
 MAX_TOKENS = 32_768
 """How much held-out text is measured unless asked otherwise."""
+VERSION = "evaluation 1"
+"""Another one is due when figures change, so that what the store holds is measured again."""
+Windows = tuple[Int[np.ndarray, "sequences pos"], Int[np.ndarray, "sequences pos"], Bool[np.ndarray, "sequences pos"]]
 
 
 @dataclass(frozen=True)
@@ -118,6 +125,7 @@ def evaluate(
     max_tokens: int | None = MAX_TOKENS,
     sequence_length: int = SEQUENCE_LENGTH,
     batch_size: int = 16,
+    keep: bool = True,
 ) -> Evaluation:
     """Evaluate a model, or one of its subnetworks, on running text.
 
@@ -129,6 +137,8 @@ def evaluate(
         max_tokens: at most so many tokens, spread evenly over the corpus; None for all.
         sequence_length: tokens of a sequence.
         batch_size: sequences of a batch.
+        keep: whether what is measured on the CPU against a bigram table is kept in the store, and found there again as long as
+            model, text and table are what they were; the figures are the same in each bit (see `measured.py`).
 
     Raises:
         ValueError: model, corpus, table and subnetwork do not belong together, or no token has a next one in its document.
@@ -138,16 +148,13 @@ def evaluate(
         True
     """
     model.check_vocabulary(corpus)
-    current, following, valid = windows_with_next_tokens(corpus, sequence_length, max_tokens)
+    current, following, valid = windows = windows_with_next_tokens(corpus, sequence_length, max_tokens)
     documents = corpus.documents(sequence_length, max_tokens)[valid]
-    bits, kls, bigram_bits = (each[valid] for each in _predictions(model, table, subnetwork, current, following, batch_size))
-    finite = np.isfinite(bigram_bits)
-    warn_of_few(documents[finite])
+    batch_size = whole_number("batch_size", batch_size, least=1)
+    bits, bigram_bits, kl = _measured(model, table, subnetwork, windows, batch_size, keep)
     evaluation = Evaluation(
-        r=correlation(bits[finite], bigram_bits[finite]),
-        r_interval=correlation_interval(bits[finite], bigram_bits[finite], documents[finite]),
-        r_clipped=correlation(bits, np.where(finite, bigram_bits, bigram_bits[finite].max(initial=0.0))),
-        kl=float(kls.mean()),
+        **_correlations(bits, bigram_bits, documents),
+        kl=kl,
         cross_entropy=float(bits.mean() * NATS_PER_BIT),
         surprisals=bits,
         bigram_surprisals=bigram_bits,
@@ -161,9 +168,22 @@ def evaluate(
     return evaluation
 
 
+def _correlations(
+    bits: Float[np.ndarray, " tokens"], bigram_bits: Float[np.ndarray, " tokens"], documents: Int[np.ndarray, " tokens"]
+) -> dict[str, Any]:
+    """The fields of `Evaluation` about r, by the surprisals under the model and under the table."""
+    finite = np.isfinite(bigram_bits)
+    warn_of_few(documents[finite])
+    return {
+        "r": correlation(bits[finite], bigram_bits[finite]),
+        "r_interval": correlation_interval(bits[finite], bigram_bits[finite], documents[finite]),
+        "r_clipped": correlation(bits, np.where(finite, bigram_bits, bigram_bits[finite].max(initial=0.0))),
+    }
+
+
 def windows_with_next_tokens(
     corpus: TokenCorpus, sequence_length: int = SEQUENCE_LENGTH, max_tokens: int | None = MAX_TOKENS
-) -> tuple[Int[np.ndarray, "sequences pos"], Int[np.ndarray, "sequences pos"], Bool[np.ndarray, "sequences pos"]]:
+) -> Windows:
     """`TokenCorpus.windows` of a corpus that has something to predict.
 
     Returns:
@@ -178,36 +198,63 @@ def windows_with_next_tokens(
     return windows
 
 
-def _predictions(
-    model: LanguageModel,
-    table: Target,
-    subnetwork: Subnetwork | None,
-    current: Int[np.ndarray, "sequences pos"],
-    following: Int[np.ndarray, "sequences pos"],
-    batch_size: int,
-) -> tuple[Float[np.ndarray, "sequences pos"], Float[np.ndarray, "sequences pos"], Float[np.ndarray, "sequences pos"]]:
-    """Of each next token the model's surprisal (bits), the KL from the table's prediction (nats), the table's surprisal (bits).
+def _measured(
+    model: LanguageModel, table: Target, subnetwork: Subnetwork | None, windows: Windows, batch_size: int, keep: bool
+) -> tuple[Float[np.ndarray, " tokens"], Float[np.ndarray, " tokens"], float]:
+    """Surprisals of the next tokens under the model and under the table, bits, and the mean KL between these, nats.
+
+    Args:
+        model: the model.
+        table: the target.
+        subnetwork: keep only these weights; None for the whole model.
+        windows: what `windows_with_next_tokens` returns.
+        batch_size: sequences of a batch.
+        keep: as in `evaluate`. What takes one batch only, or has a target that may change unseen, is measured every time.
 
     Raises:
         ValueError: the table gives no surprisals, or has another vocabulary than the model.
     """
     if not isinstance(table, MeasurableTarget):
         raise ValueError(f"A {type(table).__name__} gives no surprisals to compare with; give a table, such as a BigramTable.")
-    batch_size = whole_number("batch_size", batch_size, least=1)
+    current, following, valid = windows
+    keep = keep and isinstance(table, BigramTable) and len(current) > batch_size
+    file = found = None
+    with subnetwork.applied(model) if subnetwork else nullcontext(), full_precision():
+        apart = told_apart(model) if keep else None
+        with torch.inference_mode(), model.skipping(subnetwork.empty_blocks if subnetwork else ()):
+            batches = _batches(model, table, current, following, batch_size)
+            first = next(batches)
+            if apart:
+                begins = [part.numpy() for part in first]
+                file = measurement_file(VERSION, apart, table.hash, current, following, valid, batch_size, *begins)
+                found = read_measurement(file)
+            made = found or _joined([first, *batches], valid)
+        if file and not found and model.hash == apart:
+            write_measurement(file, made)
+    bits = made["losses"].double().numpy() / NATS_PER_BIT
+    return bits[valid], table.surprisals(current, following)[valid], float(made["kl"])
+
+
+def _joined(batches: Sequence[tuple[Tensor, Tensor]], valid: Bool[np.ndarray, "sequences pos"]) -> dict[str, Tensor]:
+    """Of what `_batches` gave: "losses", of each token, and "kl", the mean over tokens whose next one counts."""
+    losses, kls = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    return {"losses": losses, "kl": torch.tensor(kls.double().numpy()[valid].mean(), device="cpu")}
+
+
+def _batches(
+    model: LanguageModel,
+    table: Target,
+    current: Int[np.ndarray, "sequences pos"],
+    following: Int[np.ndarray, "sequences pos"],
+    batch_size: int,
+) -> Iterator[tuple[Float[Tensor, "batch pos"], Float[Tensor, "batch pos"]]]:
+    """Of each next token the model's surprisal and the KL from the table's prediction, nats, on the CPU, batch by batch."""
     divergence = table.bind(model)
-    surprisals, kls = [], []
-    with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode())
-        stack.enter_context(full_precision())
-        if subnetwork:
-            stack.enter_context(subnetwork.applied(model))
-            stack.enter_context(model.skipping(subnetwork.empty_blocks))
-        for begin in tqdm(range(0, len(current), batch_size), desc="evaluating", unit="batch", leave=False, delay=10):
-            ids = torch.from_numpy(current[begin : begin + batch_size]).to(model.device)
-            chosen = torch.from_numpy(following[begin : begin + batch_size]).to(model.device)
-            hidden = model.hidden(ids)
-            log_partition = model.log_partition(hidden)
-            surprisals.append((log_partition - model.logits_of(hidden, chosen)).cpu().double().numpy())
-            kl = divergence.given(ids, hidden, log_partition) if isinstance(divergence, BoundTable) else divergence(ids, hidden)
-            kls.append(kl.cpu().double().numpy())
-    return np.concatenate(surprisals) / NATS_PER_BIT, np.concatenate(kls), table.surprisals(current, following)
+    for begin in tqdm(range(0, len(current), batch_size), desc="evaluating", unit="batch", leave=False, delay=10):
+        ids = torch.from_numpy(current[begin : begin + batch_size]).to(model.device)
+        chosen = torch.from_numpy(following[begin : begin + batch_size]).to(model.device)
+        hidden = model.hidden(ids)
+        log_partition = model.log_partition(hidden)
+        losses = log_partition - model.logits_of(hidden, chosen)
+        kl = divergence.given(ids, hidden, log_partition) if isinstance(divergence, BoundTable) else divergence(ids, hidden)
+        yield losses.cpu(), kl.cpu()

@@ -12,9 +12,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from bigramlib.analysis.intervals import correlation, correlation_interval, mean_interval, warn_of_few
+from bigramlib.analysis.measured import measured_once, told_apart
 from bigramlib.analysis.residual import ResidualMoments, residual_stream
 from bigramlib.models.language_model import LanguageModel
-from bigramlib.numeric import full_precision
+from bigramlib.numeric import full_precision, whole_number
 from bigramlib.text.corpus import SEQUENCE_LENGTH, TokenCorpus
 
 ALPHA = 1.0
@@ -32,6 +33,10 @@ These are what tokens bring into the residual stream (`LanguageModel.embedded`).
 - direct_recall: by cosine without a map, the stream itself compared with the rows (not in the paper: a wide stream can hide
   the token from a direct comparison and still give it to a fitted map).
 """
+READ = ("own", "surprisals", "cross_entropies", "kls", *RECALL_MEASURES)
+"""What is read of each batch, in order."""
+VERSION = "lens readings 1"
+"""Another one is due when readings change, so that what the store holds is measured again."""
 LENS_TOKENS = 16_384
 """How much text is read unless asked otherwise."""
 
@@ -45,6 +50,7 @@ def lens_report(
     max_tokens: int | None = LENS_TOKENS,
     sequence_length: int = SEQUENCE_LENGTH,
     batch_size: int = 16,
+    keep: bool = True,
 ) -> pd.DataFrame:
     """Fit ridge maps from every layer boundary and read other text through them (paper, finding 6 b, c, d).
 
@@ -56,6 +62,7 @@ def lens_report(
         max_tokens: at most so many tokens, spread evenly over the corpus; None for all.
         sequence_length: tokens of a sequence.
         batch_size: sequences of a batch; a batch takes some ten times its tokens times vocabulary in bytes.
+        keep: as in `evaluate`.
 
     Returns:
         One row for each boundary: layer (0 is what enters the first layer) and
@@ -75,11 +82,12 @@ def lens_report(
     if corpus.hash == moments.corpus_hash:
         raise ValueError("The lenses were fitted on this very text; read them on other text, such as the evaluation split.")
     model.check_vocabulary(corpus)
+    batch_size = whole_number("batch_size", batch_size, least=1)
     maps = {target: ridge_maps(moments, target, alpha) for target in moments.cross}
     current, following, valid = corpus.windows(sequence_length, max_tokens)
     documents = corpus.documents(sequence_length, max_tokens)
     warn_of_few(documents)
-    found = _Reader(model, moments, maps).read(current, following, valid, batch_size)
+    found = _Reader(model, moments, maps).read(current, following, valid, batch_size, keep)
     columns = {"layer": range(moments.layers + 1)} | _predicted(found, documents[valid]) | _recalled(found, documents.ravel())
     width = model.hf.get_input_embeddings().weight.shape[1]
     return pd.DataFrame(columns | _rotated(maps, moments.layers, width))
@@ -174,14 +182,26 @@ class _Reader:
         following: Int[np.ndarray, "sequences pos"],
         valid: Bool[np.ndarray, "sequences pos"],
         batch_size: int,
+        keep: bool,
     ) -> _Readings:
-        """Run the text and read every boundary, batch by batch."""
-        batches = [
+        """Run the text and read every boundary, batch by batch; or find in the store what was read so."""
+        apart = told_apart(self.model, self.subnetwork) if keep and len(current) > batch_size else None
+        batches = (
             self._of_batch(stream, current[batch], following[batch], valid[batch])
             for batch, stream in residual_stream(self.model, current, self.subnetwork, batch_size)
-        ]
-        own, surprisals, cross_entropies, kls, *ranks = (np.concatenate(parts, axis=-1) for parts in zip(*batches, strict=True))
-        return _Readings(own, surprisals, cross_entropies, kls, dict(zip(RECALL_MEASURES, ranks, strict=True)))
+        )
+        first = next(batches)
+        maps = [part.cpu().numpy() for part in (self.mean, self.to_final, self.to_input, self.mean_row)]
+        parts = (VERSION, current, following, valid, batch_size, *maps, *first)
+
+        def make() -> dict[str, Tensor]:
+            joined = [np.concatenate(each, axis=-1) for each in zip(first, *batches, strict=True)]
+            return {name: torch.from_numpy(each) for name, each in zip(READ, joined, strict=True)}
+
+        tensors = measured_once(self.model, self.subnetwork, apart, parts, make)
+        found = {name: tensor.numpy() for name, tensor in tensors.items()}
+        ranks = {measure: found.pop(measure) for measure in RECALL_MEASURES}
+        return _Readings(**found, ranks=ranks)
 
     @torch.inference_mode()
     @full_precision()

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from bigramlib.analysis.measured import measured_once, told_apart
 from bigramlib.models.bridge import in_short
 from bigramlib.models.language_model import LanguageModel
 from bigramlib.models.layers import recorded
@@ -29,6 +31,10 @@ log = logging.getLogger(__name__)
 
 MOMENT_TOKENS = 131_072
 """How much text is run unless asked otherwise."""
+KEPT_NUMBERS = 2**22
+"""Moments of more numbers, 32 MB, are not kept in the store."""
+VERSION = "residual moments 1"
+"""Another one is due when moments change, so that what the store holds is measured again."""
 TRIED_TOKENS = 16
 """How many tokens TransformerLens is tried out on."""
 TOLERANCE = 1e-3
@@ -72,6 +78,7 @@ class ResidualMoments:
         max_tokens: int | None = MOMENT_TOKENS,
         sequence_length: int = SEQUENCE_LENGTH,
         batch_size: int = 16,
+        keep: bool = True,
     ) -> ResidualMoments:
         """Measure the moments of a model, or of one of its subnetworks, on running text.
 
@@ -82,27 +89,25 @@ class ResidualMoments:
             max_tokens: at most so many tokens, spread evenly over the corpus; None for all.
             sequence_length: tokens of a sequence.
             batch_size: sequences of a batch.
+            keep: as in `evaluate`; moments of more than `KEPT_NUMBERS` are not kept.
         """
         model.check_vocabulary(corpus)
         current, _, _ = corpus.windows(sequence_length, max_tokens)
+        batch_size = whole_number("batch_size", batch_size, least=1)
+        apart = told_apart(model, subnetwork) if keep and len(current) > batch_size else None
+        batches = iter(residual_stream(model, current, subnetwork, batch_size))
+        batch, stream = next(batches)
+        if 4 * len(stream) * stream.shape[-1] ** 2 > KEPT_NUMBERS:
+            apart = None
+        parts = (VERSION, current, batch_size, stream.numpy()) if apart else ()
+        every = chain([(batch, stream)], batches)
+        tensors = measured_once(model, subnetwork, apart, parts, lambda: _summed(model, current, every))
         last = model.architecture.layers
-        for batch, stream in residual_stream(model, current, subnetwork, batch_size):
-            embedded = model.embedded(torch.from_numpy(current[batch]).to(stream.device))
-            if batch.start == 0:
-                # The token embeddings are boundary 0 itself, unless something is added to them; then they are one row more.
-                entry = 0 if torch.equal(stream[0], embedded) else last + 1
-            activations = (torch.cat([stream, embedded[None]]) if entry else stream).flatten(1, 2).double()
-            if batch.start == 0:
-                sums = _CentredSums(activations, _pairs(last, entry))
-            sums.add(activations)
-        sums.centre()
-        boundaries = range(last + 1)
-        targets: dict[int | str, int] = {"input": entry, last - 1: last - 1, last: last}
         return cls(
             n=current.size,
-            mean=sums.mean[: last + 1].cpu(),
-            scatter=sums.products_of(boundaries, boundaries),
-            cross={target: sums.products_of(boundaries, [row] * len(boundaries)) for target, row in targets.items()},
+            mean=tensors["mean"],
+            scatter=tensors["scatter"],
+            cross={target: tensors[f"cross {target}"] for target in ("input", last - 1, last)},
             token_counts=np.bincount(current.ravel(), minlength=model.vocabulary_size),
             subnetwork=subnetwork,
             corpus_hash=corpus.hash,
@@ -112,6 +117,29 @@ class ResidualMoments:
     def layers(self) -> int:
         """Number of layers; there is one boundary more."""
         return len(self.mean) - 1
+
+
+def _summed(
+    model: LanguageModel,
+    current: Int[np.ndarray, "sequences pos"],
+    batches: Iterable[tuple[slice, Float[Tensor, "boundaries batch pos d_model"]]],
+) -> dict[str, Tensor]:
+    """Of what `residual_stream` yields for a text: "mean", "scatter", and "cross " with each target."""
+    last = model.architecture.layers
+    for batch, stream in batches:
+        embedded = model.embedded(torch.from_numpy(current[batch]).to(stream.device))
+        if batch.start == 0:
+            # The token embeddings are boundary 0 itself, unless something is added to them; then they are one row more.
+            entry = 0 if torch.equal(stream[0], embedded) else last + 1
+        activations = (torch.cat([stream, embedded[None]]) if entry else stream).flatten(1, 2).double()
+        if batch.start == 0:
+            sums = _CentredSums(activations, _pairs(last, entry))
+        sums.add(activations)
+    sums.centre()
+    boundaries = range(last + 1)
+    targets = {"cross input": entry, f"cross {last - 1}": last - 1, f"cross {last}": last}
+    found = {"mean": sums.mean[: last + 1].cpu(), "scatter": sums.products_of(boundaries, boundaries)}
+    return found | {name: sums.products_of(boundaries, [row] * len(boundaries)) for name, row in targets.items()}
 
 
 class _CentredSums:

@@ -63,19 +63,26 @@ def check_prefix(prefix: list[int], vocabulary_size: int, name: str) -> None:
         )
 
 
-def check_unhooked(hf: PreTrainedModel, name: str) -> None:
-    """Raise ValueError if the user's hooks, or other forward passes, change what a model predicts.
+def hooked(hf: PreTrainedModel) -> str | None:
+    """The place of the first module that has a hook or forward pass of the user's, which may change what a model predicts.
 
-    Nothing that is recorded of the model would tell of them. The hooks that transformers and bigramlib set are no such hooks.
+    None if there is none. The hooks that transformers and bigramlib set are no such hooks.
     """
     for place, module in hf.named_modules():
         hooks = [hook for kind in HOOKS for hook in getattr(module, kind).values()]
         ours = [hook for hook in hooks if str(getattr(hook, "__module__", "")).split(".")[0] in ("transformers", "bigramlib")]
         if len(ours) < len(hooks) or "forward" in vars(module):
-            raise ValueError(
-                f"The module {place!r} of {name!r} has a hook or another forward pass, so what is found in this model could "
-                "not be told from what is found in the plain one; remove it (handle.remove(), del module.forward)."
-            )
+            return place
+    return None
+
+
+def check_unhooked(hf: PreTrainedModel, name: str) -> None:
+    """Raise ValueError if a model is `hooked`: nothing that is recorded of the model would tell of it."""
+    if (place := hooked(hf)) is not None:
+        raise ValueError(
+            f"The module {place!r} of {name!r} has a hook or another forward pass, so what is found in this model could "
+            "not be told from what is found in the plain one; remove it (handle.remove(), del module.forward)."
+        )
 
 
 def check_device(device: str | torch.device) -> None:
