@@ -9,17 +9,12 @@ import argparse
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from bigramlib.findings.notebooks import NotebookError, execute_committed, pretrain, tidy
-from bigramlib.findings.report import write_report
-from bigramlib.findings.reproduction import reproduce
-from bigramlib.findings.style import figure_folder
-from bigramlib.findings.summary import claims_table
-from bigramlib.findings.sweeps import sweep
-from bigramlib.models.every_architecture import architectures_table
 from bigramlib.numeric import whole_number
-from bigramlib.training.command import add_search, run_search
+from bigramlib.training.command import add_search
 
 DEFAULTS = {
     "MODEL": None,
@@ -51,33 +46,11 @@ AFTER_INTERRUPTION = {
 
 
 def main() -> None:
-    """Execute notebooks, on a model and printing the table of its claims or as they are committed, tidy them, or try models."""
+    """Do what the command line says; errors that a user can mend are one sentence."""
     options = command_line().parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends notebooks with their kernels, as Ctrl-C does
     try:
-        if options.command in ("reproduce", "sweep"):
-            processes = whole_number("PROCESSES", options.processes, least=1) if options.processes else None
-        if options.command == "reproduce":
-            numbers = options.notebooks.split()
-            given = (options.model, options.corpus, options.text_column, options.device, numbers)
-            for model in reproduce(*given, options.scheduler, processes):
-                sys.stdout.write(format_claims(model))
-            sys.stdout.write(f"The report: {write_report()}\n")
-        elif options.command == "sweep":
-            sys.stdout.write(f"{sweep(Path(options.sweep), options.scheduler, processes)}\n")
-        elif options.command == "pretrain":
-            pretrain()
-        elif options.command == "notebooks":
-            execute_committed()
-        elif options.command == "search":
-            sys.stdout.write(run_search(options))
-        elif options.command == "report":
-            sys.stdout.write(f"{write_report()}\n")
-        elif options.command == "architectures":
-            sys.stdout.write(architectures_table())
-        else:
-            for path in options.notebooks:
-                tidy(path)
+        COMMANDS[options.command](options)
     except (ValueError, OSError, ArithmeticError, MemoryError, NotebookError) as error:
         sys.exit(f"make: {error}")
     except ExceptionGroup as group:
@@ -89,6 +62,62 @@ def main() -> None:
         sys.exit(f"make: {missing if error.name else error}")
     except KeyboardInterrupt:
         sys.exit(f"make: interrupted; {AFTER_INTERRUPTION.get(options.command, 'run it again')}.")
+
+
+def _reproduce(options: argparse.Namespace) -> None:
+    from bigramlib.findings.report import write_report
+    from bigramlib.findings.reproduction import reproduce
+
+    given = (options.model, options.corpus, options.text_column, options.device, options.notebooks.split())
+    for model in reproduce(*given, options.scheduler, _processes(options)):
+        sys.stdout.write(format_claims(model))
+    sys.stdout.write(f"The report: {write_report()}\n")
+
+
+def _sweep(options: argparse.Namespace) -> None:
+    from bigramlib.findings.sweeps import sweep
+
+    sys.stdout.write(f"{sweep(Path(options.sweep), options.scheduler, _processes(options))}\n")
+
+
+def _search(options: argparse.Namespace) -> None:
+    from bigramlib.training.command import run_search
+
+    sys.stdout.write(run_search(options))
+
+
+def _report(_: argparse.Namespace) -> None:
+    from bigramlib.findings.report import write_report
+
+    sys.stdout.write(f"{write_report()}\n")
+
+
+def _architectures(_: argparse.Namespace) -> None:
+    from bigramlib.models.every_architecture import architectures_table
+
+    sys.stdout.write(architectures_table())
+
+
+def _tidy(options: argparse.Namespace) -> None:
+    for path in options.notebooks:
+        tidy(path)
+
+
+def _processes(options: argparse.Namespace) -> int | None:
+    return whole_number("PROCESSES", options.processes, least=1) if options.processes else None
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], object]] = {
+    "reproduce": _reproduce,
+    "sweep": _sweep,
+    "search": _search,
+    "report": _report,
+    "architectures": _architectures,
+    "pretrain": lambda _: pretrain(),
+    "notebooks": lambda _: execute_committed(),
+    "tidy": _tidy,
+}
+"""What each command does. It imports what it needs, which takes seconds, when it is called."""
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -115,6 +144,9 @@ def command_line() -> argparse.ArgumentParser:
 
 def format_claims(model: str) -> str:
     """The claims of a model as aligned text."""
+    from bigramlib.findings.style import figure_folder
+    from bigramlib.findings.summary import claims_table
+
     table = claims_table(figure_folder(model, "figures"))
     table = table[table.holds != "not measured"]
     lines = [f"{row.holds:>10}  {row.claim}\n{'':12}{row.source}: {row.paper}; ours: {row.ours}" for row in table.itertuples()]

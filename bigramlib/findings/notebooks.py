@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from bigramlib.disk import written_whole
-from bigramlib.instruction.tuning import FORMAT as TUNED_FORMAT
 from bigramlib.tensor_file import read_tensors
 
 NOTEBOOKS = Path("notebooks")
@@ -78,8 +77,10 @@ def kept(store: Path) -> list[Path]:
 
     Tuned models of which all weights changed are left out: they are large, and small models are tuned again in seconds.
     """
+    from bigramlib.instruction.tuning import FORMAT  # slow to import, and nothing else here needs it
+
     tuned = sorted((store / "tuned").glob("*.safetensors"))
-    adapters = [file for file in tuned if read_tensors(file, TUNED_FORMAT)[1]["key"]["config"]["rank"] is not None]
+    adapters = [file for file in tuned if read_tensors(file, FORMAT)[1]["key"]["config"]["rank"] is not None]
     return [store / "subnetworks", *sorted((store / "subnetworks").iterdir()), *adapters]
 
 

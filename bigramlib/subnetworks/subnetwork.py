@@ -16,7 +16,6 @@ from torch import Tensor
 
 from bigramlib.disk import written_whole
 from bigramlib.models.architectures import Architecture
-from bigramlib.models.language_model import LanguageModel
 from bigramlib.numeric import Number, whole_number
 from bigramlib.store import content_hash
 from bigramlib.subnetworks import cards, description, drawing, hub, places
@@ -27,6 +26,8 @@ from bigramlib.subnetworks.provenance import check_found_in
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from bigramlib.models.language_model import LanguageModel
 
 
 @dataclass(frozen=True, repr=False, eq=False)
