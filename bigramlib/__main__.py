@@ -1,4 +1,4 @@
-"""The commands behind `make`: `python -m bigramlib reproduce | pretrain | notebooks | report | tidy` in the root of a checkout.
+"""The commands behind `make`: `python -m bigramlib reproduce | figures | pretrain | notebooks | report | tidy`, in a checkout.
 
 `python -m bigramlib sweep`, `architectures` and `search` work anywhere, `search` also by `torchrun -m bigramlib search`.
 """
@@ -33,6 +33,8 @@ Without a model, each notebook is executed on its own.
 
 EVERYWHERE = ("SCHEDULER", "PROCESSES")
 """Options of `reproduce` and `sweep`."""
+DRAWN = f"{DEFAULTS['NOTEBOOKS']} 14"
+"""The notebooks whose masks come with a checkout: all but 00, which pretrains, and 10, which shows the user's store."""
 SAID = {"MODEL": "the own one of each", "SCHEDULER": "this machine", "PROCESSES": "one for each core"}
 """What is used where nothing is given and there is no default."""
 
@@ -74,6 +76,13 @@ def _reproduce(options: argparse.Namespace) -> None:
     sys.stdout.write(f"The report: {write_report()}\n")
 
 
+def _figures(options: argparse.Namespace) -> None:
+    from bigramlib.findings.reproduction import draw_figures
+
+    for model in draw_figures(options.notebooks.split(), _processes(options)):
+        sys.stdout.write(format_claims(model))
+
+
 def _sweep(options: argparse.Namespace) -> None:
     from bigramlib.findings.sweeps import sweep
 
@@ -109,6 +118,7 @@ def _processes(options: argparse.Namespace) -> int | None:
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], object]] = {
     "reproduce": _reproduce,
+    "figures": _figures,
     "sweep": _sweep,
     "search": _search,
     "report": _report,
@@ -132,6 +142,10 @@ def command_line() -> argparse.ArgumentParser:
         option, said = f"--{name.lower().replace('_', '-')}", f"else ${name}, else {default or SAID[name]}"
         for command in (swept,) if name == "SWEEP" else (reproduced, swept) if name in EVERYWHERE else (reproduced,):
             command.add_argument(option, default=os.environ.get(name, default), help=said)
+    drawn = commands.add_parser("figures", help="execute notebooks with the masks that come with a checkout: no search")
+    for name, default in (("NOTEBOOKS", DRAWN), ("PROCESSES", "")):
+        said = f"else ${name}, else {default or SAID[name]}"
+        drawn.add_argument(f"--{name.lower()}", default=os.environ.get(name, default), help=said)
     commands.add_parser("pretrain", help="train mini again from nothing")
     commands.add_parser("notebooks", help="execute the notebooks as they are committed, and keep their outputs")
     add_search(commands)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import shutil
 import sys
 import zipfile
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from bigramlib.tensor_file import read_tensors
 NOTEBOOKS = Path("notebooks")
 EXECUTED = Path(".executed")
 OWN_STORE = EXECUTED / "store"
+"""The store of `make notebooks` and `make figures`: the masks that come with a checkout, and what is made of them."""
 MASKS = Path("tests/subnetworks.zip")
 SURVEY = "10"
 """The notebook that shows whatever models the user's store holds."""
@@ -61,7 +61,7 @@ def execute_committed() -> None:
     Notebook 10 is not executed, because it shows the models in the user's store; use `make reproduce NOTEBOOKS=10`.
     """
     if MASKS.exists():
-        shutil.unpack_archive(MASKS, OWN_STORE)
+        take_shipped(OWN_STORE)
     for path in sorted(path for path in NOTEBOOKS.glob("[0-9][0-9]_*.ipynb") if path.name[:2] != SURVEY):
         executed = EXECUTED / path
         copy_with_figures(path, executed, "../figures")
@@ -70,6 +70,21 @@ def execute_committed() -> None:
     with written_whole(MASKS) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in kept(OWN_STORE):
             archive.write(path, path.relative_to(OWN_STORE))
+
+
+def take_shipped(store: Path) -> None:
+    """Put the masks and adapters that come with a checkout into a store. What it has by their names stays as it is.
+
+    Raises:
+        ValueError: the working directory is not the root of a checkout that has them.
+    """
+    if not MASKS.exists():
+        raise ValueError(f"{MASKS} is missing; go to the root of a checkout, where git checkout {MASKS} brings it back.")
+    with zipfile.ZipFile(MASKS) as archive:
+        for name in archive.namelist():
+            if not name.endswith("/") and not (store / name).exists():
+                with written_whole(store / name, replace=False) as temporary:
+                    temporary.write_bytes(archive.read(name))
 
 
 def kept(store: Path) -> list[Path]:

@@ -1,8 +1,9 @@
-"""`make reproduce`: the masks of all notebooks, then the notebooks, side by side where none needs another."""
+"""`make reproduce` and `make figures`: the masks of all notebooks, then the notebooks, side by side where they can be."""
 
 from __future__ import annotations
 
 import ast
+import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from bigramlib.cluster.searches import Search
 from bigramlib.cluster.sweep import ALL, grid
 from bigramlib.cluster.workers import workers
 from bigramlib.disk import located
-from bigramlib.findings.notebooks import EXECUTED, NOTEBOOKS, execute, numbered, say
+from bigramlib.findings.notebooks import EXECUTED, NOTEBOOKS, OWN_STORE, execute, numbered, say, take_shipped
 from bigramlib.findings.parameters import PARAMETERS, checked, read_parameters
 from bigramlib.findings.style import figure_folder
 from bigramlib.models.loading import EMBEDDED, WORLD_BASES, load_model
@@ -101,6 +102,27 @@ def reproduce(
     with workers(scheduler, processes, device, max(weights)) as executor:
         run_all(parts, executor)
     return list(dict.fromkeys(models.values()))
+
+
+def draw_figures(numbers: list[str], processes: int | None = None) -> list[str]:
+    """`reproduce` with the masks that come with a checkout: all figures and tables without a search.
+
+    They are put into the store of `make notebooks`; the user's own store is neither read nor changed.
+
+    Args:
+        numbers: as in `reproduce`.
+        processes: as in `reproduce`.
+
+    Returns:
+        The models that the figures are of.
+
+    Raises:
+        ValueError: the masks are missing, or a value cannot be used; no notebook was executed.
+        ExceptionGroup: as in `reproduce`.
+    """
+    take_shipped(OWN_STORE)
+    os.environ["BIGRAMLIB_STORE"] = str(OWN_STORE.absolute())
+    return reproduce(None, CORPORA[0], "text", "cpu", numbers, processes=processes)
 
 
 def run_all(parts: Mapping[str, Sequence[Search | Execution]], executor: Executor | None) -> None:
