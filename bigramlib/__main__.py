@@ -79,6 +79,9 @@ def _reproduce(options: argparse.Namespace) -> None:
 def _figures(options: argparse.Namespace) -> None:
     from bigramlib.findings.reproduction import draw_figures
 
+    for name in ("MODEL", "CORPUS"):
+        if given := os.environ.get(name):
+            raise ValueError(f"{name} is {given!r}, but the masks of a checkout are of its own models and text; use reproduce.")
     for model in draw_figures(options.notebooks.split(), _processes(options)):
         sys.stdout.write(format_claims(model))
 

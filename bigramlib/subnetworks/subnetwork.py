@@ -140,8 +140,7 @@ class Subnetwork:
     @cached_property
     def empty_blocks(self) -> list[str]:
         """Attention and MLP modules of which nothing is kept. `LanguageModel.skipping` them saves time and alters no result."""
-        blocks = self.architecture.blocks.items()
-        return [block for block, names in blocks if not any(bool(self.masks[name].any()) for name in names)]
+        return [block for block, names in self.architecture.blocks.items() if not any(self.masks[name].any() for name in names)]
 
     def table(self) -> pd.DataFrame:
         """One row for each layer and component: kept, total, density, and its share of all kept weights."""
