@@ -34,6 +34,9 @@ PATHS = {"tasks", "instruct", "partner"}
 BEGINS, ENDS = "01", "09"
 """The notebook with the first figure, which needs no masks, and the one that sums the others up."""
 
+LONGEST = ("08", "13", "11", "12", "02")
+"""The notebooks that take longest. They begin first, so that no process waits long for the last one."""
+
 
 @dataclass(frozen=True)
 class Execution:
@@ -90,13 +93,14 @@ def reproduce(
     weights = [check_values(name, corpus, device, numbers, text_column) for name in dict.fromkeys(models.values() or [MODEL])]
     given = {"corpus": corpus, "text_column": text_column, "device": device}
     executions = {number: execution(number, typed[number], models[number], given) for number in numbers}
+    others = [number for number in (*LONGEST, *numbers) if number in numbers and number not in (BEGINS, ENDS)]
     store = store_root()
     if Path(".store/reproduce").is_dir():
         say(f"make: masks of an earlier version: cp -Rn .store/reproduce/. {shlex.quote(str(store))} keeps them")
     masks = [search for number in numbers for search in searches_of(number, executions[number].parameters)]
     parts: dict[str, Sequence[Search | Execution]] = {
         "masks, first notebook": [*(executions[number] for number in numbers if number == BEGINS), *masks],
-        "notebooks": [executions[number] for number in numbers if number not in (BEGINS, ENDS)],
+        "notebooks": [executions[number] for number in others],
         "last notebook": [executions[number] for number in numbers if number == ENDS],
     }
     with workers(scheduler, processes, device, max(weights)) as executor:
