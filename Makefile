@@ -1,6 +1,7 @@
 # make reproduce   the notebooks on MODEL: figures/<model>/, a table of claims     make test   ruff, mypy, pytest, strict nbval
 # make lab         JupyterLab on notebooks/                                        make pretrain   train mini again (00)
-# make notebooks   execute the notebooks as they are committed                     make bench   what everything costs, measured
+# make figures     the same from the masks in tests/subnetworks.zip: no training    make bench   what everything costs, measured
+# make notebooks   execute the notebooks as they are committed
 # make sweep       a grid of searches, SWEEP=sweep.yaml: a table                  make gpu-check  what a GPU finds and costs
 # make clean       remove this checkout's .store and .executed; no mask else       make cluster-test  searches on a SLURM, started here
 # make report      report/index.html: claims, executed notebooks and the API, as pages to read and share
@@ -11,8 +12,8 @@ BIN := .venv/bin
 # What a user gives reaches the environment as it was typed: neither make nor the shell reads a $ or a quote in it.
 GIVEN := MODEL CORPUS TEXT_COLUMN DEVICE NOTEBOOKS SWEEP SCHEDULER PROCESSES BIGRAMLIB_STORE
 $(foreach name,$(GIVEN),$(if $(filter command,$(origin $(name))),$(eval override export $(name) := $$(value $(name)))))
-.PHONY: reproduce sweep test lab pretrain notebooks report bench gpu-check cluster-test slurm-is-here clean
-reproduce sweep pretrain notebooks report: .venv/ready
+.PHONY: reproduce figures sweep test lab pretrain notebooks report bench gpu-check cluster-test slurm-is-here clean
+reproduce figures sweep pretrain notebooks report: .venv/ready
 	@HF_HUB_DISABLE_TELEMETRY=1 $(BIN)/python -m bigramlib $@
 test: .venv/ready
 	$(BIN)/ruff check .

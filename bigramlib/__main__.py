@@ -1,4 +1,4 @@
-"""The commands behind `make`: `python -m bigramlib reproduce | pretrain | notebooks | report | tidy` in the root of a checkout.
+"""The commands behind `make`: `python -m bigramlib reproduce | figures | pretrain | notebooks | report | tidy`, in a checkout.
 
 `python -m bigramlib sweep`, `architectures` and `search` work anywhere, `search` also by `torchrun -m bigramlib search`.
 """
@@ -9,17 +9,12 @@ import argparse
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from bigramlib.findings.notebooks import NotebookError, execute_committed, pretrain, tidy
-from bigramlib.findings.report import write_report
-from bigramlib.findings.reproduction import reproduce
-from bigramlib.findings.style import figure_folder
-from bigramlib.findings.summary import claims_table
-from bigramlib.findings.sweeps import sweep
-from bigramlib.models.every_architecture import architectures_table
 from bigramlib.numeric import whole_number
-from bigramlib.training.command import add_search, run_search
+from bigramlib.training.command import add_search
 
 DEFAULTS = {
     "MODEL": None,
@@ -38,6 +33,8 @@ Without a model, each notebook is executed on its own.
 
 EVERYWHERE = ("SCHEDULER", "PROCESSES")
 """Options of `reproduce` and `sweep`."""
+DRAWN = f"{DEFAULTS['NOTEBOOKS']} 14"
+"""The notebooks whose masks come with a checkout: all but 00, which pretrains, and 10, which shows the user's store."""
 SAID = {"MODEL": "the own one of each", "SCHEDULER": "this machine", "PROCESSES": "one for each core"}
 """What is used where nothing is given and there is no default."""
 
@@ -51,33 +48,11 @@ AFTER_INTERRUPTION = {
 
 
 def main() -> None:
-    """Execute notebooks, on a model and printing the table of its claims or as they are committed, tidy them, or try models."""
+    """Do what the command line says; errors that a user can mend are one sentence."""
     options = command_line().parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends notebooks with their kernels, as Ctrl-C does
     try:
-        if options.command in ("reproduce", "sweep"):
-            processes = whole_number("PROCESSES", options.processes, least=1) if options.processes else None
-        if options.command == "reproduce":
-            numbers = options.notebooks.split()
-            given = (options.model, options.corpus, options.text_column, options.device, numbers)
-            for model in reproduce(*given, options.scheduler, processes):
-                sys.stdout.write(format_claims(model))
-            sys.stdout.write(f"The report: {write_report()}\n")
-        elif options.command == "sweep":
-            sys.stdout.write(f"{sweep(Path(options.sweep), options.scheduler, processes)}\n")
-        elif options.command == "pretrain":
-            pretrain()
-        elif options.command == "notebooks":
-            execute_committed()
-        elif options.command == "search":
-            sys.stdout.write(run_search(options))
-        elif options.command == "report":
-            sys.stdout.write(f"{write_report()}\n")
-        elif options.command == "architectures":
-            sys.stdout.write(architectures_table())
-        else:
-            for path in options.notebooks:
-                tidy(path)
+        COMMANDS[options.command](options)
     except (ValueError, OSError, ArithmeticError, MemoryError, NotebookError) as error:
         sys.exit(f"make: {error}")
     except ExceptionGroup as group:
@@ -89,6 +64,73 @@ def main() -> None:
         sys.exit(f"make: {missing if error.name else error}")
     except KeyboardInterrupt:
         sys.exit(f"make: interrupted; {AFTER_INTERRUPTION.get(options.command, 'run it again')}.")
+
+
+def _reproduce(options: argparse.Namespace) -> None:
+    from bigramlib.findings.report import write_report
+    from bigramlib.findings.reproduction import reproduce
+
+    given = (options.model, options.corpus, options.text_column, options.device, options.notebooks.split())
+    for model in reproduce(*given, options.scheduler, _processes(options)):
+        sys.stdout.write(format_claims(model))
+    sys.stdout.write(f"The report: {write_report()}\n")
+
+
+def _figures(options: argparse.Namespace) -> None:
+    from bigramlib.findings.reproduction import draw_figures
+
+    for name in ("MODEL", "CORPUS"):
+        if given := os.environ.get(name):
+            raise ValueError(f"{name} is {given!r}, but the masks of a checkout are of its own models and text; use reproduce.")
+    for model in draw_figures(options.notebooks.split(), _processes(options)):
+        sys.stdout.write(format_claims(model))
+
+
+def _sweep(options: argparse.Namespace) -> None:
+    from bigramlib.findings.sweeps import sweep
+
+    sys.stdout.write(f"{sweep(Path(options.sweep), options.scheduler, _processes(options))}\n")
+
+
+def _search(options: argparse.Namespace) -> None:
+    from bigramlib.training.command import run_search
+
+    sys.stdout.write(run_search(options))
+
+
+def _report(_: argparse.Namespace) -> None:
+    from bigramlib.findings.report import write_report
+
+    sys.stdout.write(f"{write_report()}\n")
+
+
+def _architectures(_: argparse.Namespace) -> None:
+    from bigramlib.models.every_architecture import architectures_table
+
+    sys.stdout.write(architectures_table())
+
+
+def _tidy(options: argparse.Namespace) -> None:
+    for path in options.notebooks:
+        tidy(path)
+
+
+def _processes(options: argparse.Namespace) -> int | None:
+    return whole_number("PROCESSES", options.processes, least=1) if options.processes else None
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], object]] = {
+    "reproduce": _reproduce,
+    "figures": _figures,
+    "sweep": _sweep,
+    "search": _search,
+    "report": _report,
+    "architectures": _architectures,
+    "pretrain": lambda _: pretrain(),
+    "notebooks": lambda _: execute_committed(),
+    "tidy": _tidy,
+}
+"""What each command does. It imports what it needs, which takes seconds, when it is called."""
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -103,6 +145,10 @@ def command_line() -> argparse.ArgumentParser:
         option, said = f"--{name.lower().replace('_', '-')}", f"else ${name}, else {default or SAID[name]}"
         for command in (swept,) if name == "SWEEP" else (reproduced, swept) if name in EVERYWHERE else (reproduced,):
             command.add_argument(option, default=os.environ.get(name, default), help=said)
+    drawn = commands.add_parser("figures", help="execute notebooks with the masks that come with a checkout: no search")
+    for name, default in (("NOTEBOOKS", DRAWN), ("PROCESSES", "")):
+        said = f"else ${name}, else {default or SAID[name]}"
+        drawn.add_argument(f"--{name.lower()}", default=os.environ.get(name, default), help=said)
     commands.add_parser("pretrain", help="train mini again from nothing")
     commands.add_parser("notebooks", help="execute the notebooks as they are committed, and keep their outputs")
     add_search(commands)
@@ -115,6 +161,9 @@ def command_line() -> argparse.ArgumentParser:
 
 def format_claims(model: str) -> str:
     """The claims of a model as aligned text."""
+    from bigramlib.findings.style import figure_folder
+    from bigramlib.findings.summary import claims_table
+
     table = claims_table(figure_folder(model, "figures"))
     table = table[table.holds != "not measured"]
     lines = [f"{row.holds:>10}  {row.claim}\n{'':12}{row.source}: {row.paper}; ours: {row.ours}" for row in table.itertuples()]

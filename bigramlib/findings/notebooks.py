@@ -5,19 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import re
-import shutil
 import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from bigramlib.disk import written_whole
-from bigramlib.instruction.tuning import FORMAT as TUNED_FORMAT
 from bigramlib.tensor_file import read_tensors
 
 NOTEBOOKS = Path("notebooks")
 EXECUTED = Path(".executed")
 OWN_STORE = EXECUTED / "store"
+"""The store of `make notebooks` and `make figures`: the masks that come with a checkout, and what is made of them."""
 MASKS = Path("tests/subnetworks.zip")
 SURVEY = "10"
 """The notebook that shows whatever models the user's store holds."""
@@ -62,7 +61,7 @@ def execute_committed() -> None:
     Notebook 10 is not executed, because it shows the models in the user's store; use `make reproduce NOTEBOOKS=10`.
     """
     if MASKS.exists():
-        shutil.unpack_archive(MASKS, OWN_STORE)
+        take_shipped(OWN_STORE)
     for path in sorted(path for path in NOTEBOOKS.glob("[0-9][0-9]_*.ipynb") if path.name[:2] != SURVEY):
         executed = EXECUTED / path
         copy_with_figures(path, executed, "../figures")
@@ -73,13 +72,30 @@ def execute_committed() -> None:
             archive.write(path, path.relative_to(OWN_STORE))
 
 
+def take_shipped(store: Path) -> None:
+    """Put the masks and adapters that come with a checkout into a store. What it has by their names stays as it is.
+
+    Raises:
+        ValueError: the working directory is not the root of a checkout that has them.
+    """
+    if not MASKS.exists():
+        raise ValueError(f"{MASKS} is missing; go to the root of a checkout, where git checkout {MASKS} brings it back.")
+    with zipfile.ZipFile(MASKS) as archive:
+        for name in archive.namelist():
+            if not name.endswith("/") and not (store / name).exists():
+                with written_whole(store / name, replace=False) as temporary:
+                    temporary.write_bytes(archive.read(name))
+
+
 def kept(store: Path) -> list[Path]:
     """The things of a store that are kept beside the notebooks: masks, and the adapters of the tuned models that have some.
 
     Tuned models of which all weights changed are left out: they are large, and small models are tuned again in seconds.
     """
+    from bigramlib.instruction.tuning import FORMAT  # slow to import, and nothing else here needs it
+
     tuned = sorted((store / "tuned").glob("*.safetensors"))
-    adapters = [file for file in tuned if read_tensors(file, TUNED_FORMAT)[1]["key"]["config"]["rank"] is not None]
+    adapters = [file for file in tuned if read_tensors(file, FORMAT)[1]["key"]["config"]["rank"] is not None]
     return [store / "subnetworks", *sorted((store / "subnetworks").iterdir()), *adapters]
 
 

@@ -1,8 +1,9 @@
-"""`make reproduce`: the masks of all notebooks, then the notebooks, side by side where none needs another."""
+"""`make reproduce` and `make figures`: the masks of all notebooks, then the notebooks, side by side where they can be."""
 
 from __future__ import annotations
 
 import ast
+import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from bigramlib.cluster.searches import Search
 from bigramlib.cluster.sweep import ALL, grid
 from bigramlib.cluster.workers import workers
 from bigramlib.disk import located
-from bigramlib.findings.notebooks import EXECUTED, NOTEBOOKS, execute, numbered, say
+from bigramlib.findings.notebooks import EXECUTED, NOTEBOOKS, OWN_STORE, execute, numbered, say, take_shipped
 from bigramlib.findings.parameters import PARAMETERS, checked, read_parameters
 from bigramlib.findings.style import figure_folder
 from bigramlib.models.loading import EMBEDDED, WORLD_BASES, load_model
@@ -32,6 +33,9 @@ PATHS = {"tasks", "instruct", "partner"}
 """Parameters in settings that may be paths; relative ones start from the root of the checkout."""
 BEGINS, ENDS = "01", "09"
 """The notebook with the first figure, which needs no masks, and the one that sums the others up."""
+
+LONGEST = ("08", "13", "11", "12", "02")
+"""The notebooks that take longest. They begin first, so that no process waits long for the last one."""
 
 
 @dataclass(frozen=True)
@@ -89,18 +93,40 @@ def reproduce(
     weights = [check_values(name, corpus, device, numbers, text_column) for name in dict.fromkeys(models.values() or [MODEL])]
     given = {"corpus": corpus, "text_column": text_column, "device": device}
     executions = {number: execution(number, typed[number], models[number], given) for number in numbers}
+    others = [number for number in (*LONGEST, *numbers) if number in numbers and number not in (BEGINS, ENDS)]
     store = store_root()
     if Path(".store/reproduce").is_dir():
         say(f"make: masks of an earlier version: cp -Rn .store/reproduce/. {shlex.quote(str(store))} keeps them")
     masks = [search for number in numbers for search in searches_of(number, executions[number].parameters)]
     parts: dict[str, Sequence[Search | Execution]] = {
         "masks, first notebook": [*(executions[number] for number in numbers if number == BEGINS), *masks],
-        "notebooks": [executions[number] for number in numbers if number not in (BEGINS, ENDS)],
+        "notebooks": [executions[number] for number in others],
         "last notebook": [executions[number] for number in numbers if number == ENDS],
     }
     with workers(scheduler, processes, device, max(weights)) as executor:
         run_all(parts, executor)
     return list(dict.fromkeys(models.values()))
+
+
+def draw_figures(numbers: list[str], processes: int | None = None) -> list[str]:
+    """`reproduce` with the masks that come with a checkout: all figures and tables without a search.
+
+    They are put into the store of `make notebooks`; the user's own store is neither read nor changed.
+
+    Args:
+        numbers: as in `reproduce`.
+        processes: as in `reproduce`.
+
+    Returns:
+        The models that the figures are of.
+
+    Raises:
+        ValueError: the masks are missing, or a value cannot be used; no notebook was executed.
+        ExceptionGroup: as in `reproduce`.
+    """
+    take_shipped(OWN_STORE)
+    os.environ["BIGRAMLIB_STORE"] = str(OWN_STORE.absolute())
+    return reproduce(None, CORPORA[0], "text", "cpu", numbers, processes=processes)
 
 
 def run_all(parts: Mapping[str, Sequence[Search | Execution]], executor: Executor | None) -> None:

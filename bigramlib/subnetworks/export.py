@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 
 from bigramlib.disk import written_whole
-from bigramlib.models.language_model import LanguageModel
 from bigramlib.subnetworks.cards import CARD
+
+if TYPE_CHECKING:
+    from bigramlib.models.language_model import LanguageModel
 
 
 def write_model(folder: Path, model: LanguageModel, card: str) -> None:

@@ -6,13 +6,16 @@ A mask is a bool tensor on the CPU of the shape of its parameter, a matrix or th
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from bigramlib.models.architectures import Architecture
-from bigramlib.models.language_model import LanguageModel
 from bigramlib.store import content_hash
+
+if TYPE_CHECKING:
+    from bigramlib.models.language_model import LanguageModel
 
 
 def check_masks(masks: Mapping[str, Tensor], architecture: Architecture) -> None:

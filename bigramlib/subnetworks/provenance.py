@@ -10,11 +10,14 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
 
-from bigramlib.models.language_model import LanguageModel
+if TYPE_CHECKING:
+    from bigramlib.models.language_model import LanguageModel
+
 
 _CONTROL = re.compile(r"( \(random(, trained embeddings)?, seed -?\d+\))+$")
 """What `randomly_initialized` adds to the name of a model."""

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from bigramlib.disk import written_whole
 from bigramlib.models.architectures import Architecture
-from bigramlib.models.language_model import LanguageModel
 from bigramlib.numeric import Number, whole_number
 from bigramlib.store import content_hash
 from bigramlib.subnetworks import cards, description, drawing, hub, places
@@ -27,6 +26,8 @@ from bigramlib.subnetworks.provenance import check_found_in
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from bigramlib.models.language_model import LanguageModel
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -139,8 +140,7 @@ class Subnetwork:
     @cached_property
     def empty_blocks(self) -> list[str]:
         """Attention and MLP modules of which nothing is kept. `LanguageModel.skipping` them saves time and alters no result."""
-        blocks = self.architecture.blocks.items()
-        return [block for block, names in blocks if not any(bool(self.masks[name].any()) for name in names)]
+        return [block for block, names in self.architecture.blocks.items() if not any(self.masks[name].any() for name in names)]
 
     def table(self) -> pd.DataFrame:
         """One row for each layer and component: kept, total, density, and its share of all kept weights."""

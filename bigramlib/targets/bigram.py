@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import scipy.sparse
 from jaxtyping import Bool, Float, Int
 
-from bigramlib.models.language_model import LanguageModel
 from bigramlib.store import content_hash
 from bigramlib.targets.table_divergence import BoundTable, bound_table
 from bigramlib.text.corpus import TokenCorpus
+
+if TYPE_CHECKING:
+    from bigramlib.models.language_model import LanguageModel
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bigramlib.models.language_model import LanguageModel
 from bigramlib.models.logits import by_rows
 from bigramlib.store import content_hash
 from bigramlib.targets.target import BoundTarget
+
+if TYPE_CHECKING:
+    from bigramlib.models.language_model import LanguageModel
 
 
 @dataclass(frozen=True)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bigramlib.models.language_model import LanguageModel
 from bigramlib.models.logits import by_rows
 from bigramlib.store import content_hash
+
+if TYPE_CHECKING:
+    from bigramlib.models.language_model import LanguageModel
 
 SEQUENCES_AT_ONCE = 16
 """For how many sequences the function is asked at a time where surprisals are wanted."""

@@ -9,6 +9,7 @@ gathered instead.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse
@@ -16,8 +17,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from bigramlib.models.language_model import LanguageModel
 from bigramlib.models.logits import by_rows
+
+if TYPE_CHECKING:
+    from bigramlib.models.language_model import LanguageModel
 
 
 def bound_table(

@@ -30,12 +30,14 @@ rows. A table of one's own that looks at the current token alone needs no class:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor
 
-from bigramlib.models.language_model import LanguageModel
+if TYPE_CHECKING:
+    from bigramlib.models.language_model import LanguageModel
+
 
 BoundTarget = Callable[[Tensor, Tensor], Tensor]
 """A target that was prepared for a model.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import scipy.sparse
@@ -13,11 +13,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bigramlib.models.language_model import LanguageModel
 from bigramlib.store import content_hash
 from bigramlib.targets.bigram import BigramTable, surprisals_in
 from bigramlib.targets.table_divergence import BoundTable, bound_table
 from bigramlib.text.corpus import TokenCorpus
+
+if TYPE_CHECKING:
+    from bigramlib.models.language_model import LanguageModel
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Int
-from transformers import PreTrainedTokenizerBase
 
 from bigramlib.disk import reading
 from bigramlib.numeric import Number, number, whole_number
@@ -22,6 +22,9 @@ from bigramlib.store import content_hash, store_folder, stored_folder
 from bigramlib.text.corpus import TokenCorpus
 from bigramlib.text.sources import text_source
 from bigramlib.text.vocabulary import tokenizer_hash, tokenizer_state
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 EVALUATION_SHARE = 0.08
 """The share of tokens that is held out where nothing else is said."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Protocol, runtime_checkable
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from bigramlib.store import content_hash
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @runtime_checkable

@@ -9,12 +9,9 @@ from typing import Any
 
 import torch
 
-from bigramlib.models.loading import architecture_named, load_model
 from bigramlib.store import store_folder
 from bigramlib.targets.bigram import BigramTable
 from bigramlib.training.config import SparsifyConfig
-from bigramlib.training.ranks import joined
-from bigramlib.training.search import find_subnetwork, key_facts, store_key
 
 SETTINGS = tuple(each.name for each in fields(SparsifyConfig))
 
@@ -41,6 +38,10 @@ def run_search(options: argparse.Namespace) -> str:
     Raises:
         ValueError: there is no such model, text or setting.
     """
+    from bigramlib.models.loading import architecture_named, load_model  # slow to import, and the command line does not need it
+    from bigramlib.training.ranks import joined
+    from bigramlib.training.search import find_subnetwork, key_facts, store_key
+
     settings: dict[str, Any] = dict(map(_setting, options.set))
     with joined(options.device, options.whole_batch) as (ranks, device):
         maskable = architecture_named(options.model).size

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from bigramlib.models.language_model import LanguageModel
 from bigramlib.numeric import number, whole_number
 from bigramlib.targets.target import Target
 
 if TYPE_CHECKING:
+    from bigramlib.models.language_model import LanguageModel
+
     Whole = int
     Real = float
     Switch = bool

@@ -50,7 +50,7 @@ def checkout(tmp_path, monkeypatch):
     for name in DEFAULTS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PROCESSES", "1")
-    monkeypatch.setattr("bigramlib.__main__.write_report", lambda: "report/index.html")
+    monkeypatch.setattr("bigramlib.findings.report.write_report", lambda: "report/index.html")
     handler = signal.getsignal(signal.SIGTERM)
     yield root
     signal.signal(signal.SIGTERM, handler)

@@ -1,13 +1,17 @@
 """`make reproduce` knows which masks notebooks look for, and finds them beforehand."""
 
+import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from bigramlib import ModelTarget
+from bigramlib.__main__ import main
 from bigramlib.cluster.searches import Search
-from bigramlib.findings.reproduction import execution, searches_of
+from bigramlib.findings import reproduction
+from bigramlib.findings.reproduction import draw_figures, execution, searches_of
+from bigramlib.store import store_root
 from bigramlib.training.search import key_facts, store_key
 
 ROOT = Path(__file__).parents[2]
@@ -55,3 +59,39 @@ def test_settings_of_a_model_and_what_is_given_reach_the_searches(monkeypatch, n
     searches = searches_of(number, given)
     assert {(search.model.partition("@")[0], search.corpus) for search in searches} == {("world-a0", "self")}
     assert {search.config.sparsity_penalty for search in searches if search.target == "bigram"} == {7}
+
+
+def test_figures_are_drawn_from_the_masks_of_the_checkout_and_the_users_store_stays_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("tests").mkdir()
+    with zipfile.ZipFile("tests/subnetworks.zip", "w") as archive:
+        for name in ("subnetworks/", "subnetworks/a", "tuned/b"):
+            archive.writestr(name, "shipped")
+    store = tmp_path / ".executed/store"
+    (store / "subnetworks").mkdir(parents=True)
+    (store / "subnetworks/a").write_text("found here")
+    asked = []
+    monkeypatch.setattr(
+        reproduction, "reproduce", lambda *given, **more: asked.append((*given, more, store_root())) or ["mini"]
+    )
+    assert draw_figures(["01"], 2) == ["mini"]
+    assert asked == [(None, "sotu", "text", "cpu", ["01"], {"processes": 2}, store)]
+    assert (store / "subnetworks/a").read_text() == "found here" and (store / "tuned/b").read_text() == "shipped"
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({}, "tests/subnetworks.zip is missing; go to the root of a checkout"),
+        ({"MODEL": "smollm2"}, "MODEL is 'smollm2', but the masks of a checkout are of its own models and text; use reproduce"),
+    ],
+)
+def test_figures_are_refused_without_masks_and_of_other_models(tmp_path, monkeypatch, given, sentence):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["bigramlib", "figures"])
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit, match=f"^make: {sentence}"):
+        main()
+    assert not list(tmp_path.iterdir())

@@ -89,7 +89,7 @@ def test_what_is_not_given_is_left_to_the_library(checkout):
     assert not {*DEFAULTS, "BIGRAMLIB_STORE"} & set(checkout.environment())
 
 
-@pytest.mark.parametrize("target", ["reproduce", "pretrain", "notebooks", "report"])
+@pytest.mark.parametrize("target", ["reproduce", "figures", "pretrain", "notebooks", "report"])
 def test_notebooks_are_executed_by_the_library(checkout, target):
     assert checkout.make(target) == (0, "")
     assert checkout.called("python") == [["-m", "bigramlib", target]]
