@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
 from bigramlib.analysis.evaluate import evaluate
 from bigramlib.models.language_model import LanguageModel
+from bigramlib.models.masking import replaced
+from bigramlib.models.reuse import Reuse
 from bigramlib.numeric import full_precision
 from bigramlib.subnetworks.subnetwork import Subnetwork
 from bigramlib.targets.bigram import BigramTable
@@ -101,17 +105,51 @@ def token_losses(model: LanguageModel, subnetwork: Subnetwork, behaviour: Behavi
 
     If the behaviour compares tokens, the cross-entropy of the compared token is subtracted from each.
     """
+    return token_losses_of_each(model, lambda: [subnetwork], behaviour)[0]
+
+
+def token_losses_of_each(
+    model: LanguageModel, subnetworks: Callable[[], Iterable[Subnetwork]], behaviour: Behaviour
+) -> Float[np.ndarray, "subnetworks chosen"]:
+    """`token_losses` of several subnetworks, to the same bits. The fewer layers differ from one to the next, the sooner.
+
+    Args:
+        model: the model.
+        subnetworks: gives the subnetworks, one after the other; called once for each batch of text, so that no more than two
+            of them are in memory.
+        behaviour: what to measure.
+    """
     counted = behaviour.chosen if behaviour.compared is None else behaviour.chosen | behaviour.compared
     found = []
-    with torch.inference_mode(), full_precision(), subnetwork.applied(model):
+    with torch.inference_mode(), full_precision():
         for begin in range(0, len(behaviour.ids), BATCH):
             here = slice(begin, begin + BATCH)
-            ids, following, place = (
-                torch.from_numpy(np.ascontiguousarray(part[here])).to(model.device)
-                for part in (behaviour.ids, behaviour.following, counted)
-            )
-            hidden = model.hidden(ids)[place]
-            found.append(model.log_partition(hidden) - model.logits_of(hidden, following[place]))
-    losses = np.zeros(counted.shape)
-    losses[counted] = torch.cat(found).cpu().numpy()
-    return losses[behaviour.chosen] - (0.0 if behaviour.compared is None else losses[behaviour.compared])
+            batch = (behaviour.ids[here], behaviour.following[here], counted[here])
+            tensors = [torch.from_numpy(np.ascontiguousarray(part)).to(model.device) for part in batch]
+            found.append(np.stack([losses.cpu().numpy() for losses in _batch_losses(model, subnetworks(), *tensors)]))
+    losses = np.zeros((len(found[0]), *counted.shape))
+    losses[:, counted] = np.concatenate(found, axis=1)
+    return losses[:, behaviour.chosen] - (0.0 if behaviour.compared is None else losses[:, behaviour.compared])
+
+
+def _batch_losses(
+    model: LanguageModel,
+    subnetworks: Iterable[Subnetwork],
+    ids: Int[Tensor, "batch pos"],
+    following: Int[Tensor, "batch pos"],
+    counted: Bool[Tensor, "batch pos"],
+) -> Iterator[Float[Tensor, " counted"]]:
+    """The cross-entropy of the counted tokens of a batch with each subnetwork, nats."""
+    reuse, masks, masked = Reuse(model.hf, model.architecture), dict[str, Tensor](), dict[str, Tensor]()
+    with model.replaced({}):
+        parameters = dict(model.hf.named_parameters())
+        own = {name: weight.data for name, weight in model.maskable.items() if not weight.is_meta}
+        for subnetwork in subnetworks:
+            subnetwork.check_fits(model)
+            changed = [name for name in own if name not in masks or not torch.equal(masks[name], subnetwork.masks[name])]
+            masks |= {name: subnetwork.masks[name] for name in changed}
+            masked |= {name: own[name] * masks[name].to(model.device) for name in changed}
+            reuse.forget(changed)
+            with replaced(parameters, masked), model.skipping(subnetwork.empty_blocks), reuse.on():
+                hidden = model.hidden(ids)[counted]
+                yield model.log_partition(hidden) - model.logits_of(hidden, following[counted])

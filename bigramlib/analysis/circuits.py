@@ -6,12 +6,13 @@ its tokens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
-from bigramlib.analysis.behaviours import Behaviour, token_losses
+from bigramlib.analysis.behaviours import Behaviour, token_losses, token_losses_of_each
 from bigramlib.analysis.evaluate import MAX_TOKENS, evaluate
 from bigramlib.analysis.intervals import mean_interval, warn_of_few
 from bigramlib.models.language_model import LanguageModel
@@ -87,17 +88,43 @@ def gains(model: LanguageModel, base: Subnetwork, behaviours: Sequence[Behaviour
         (weights), cross_entropy (nats per chosen token), gain (by how much it fell) with its 95 % interval low to high.
     """
     warn_of_few(*(behaviour.documents[behaviour.chosen] for behaviour in behaviours))
+    full = Subnetwork.full(model)
+    added = {name: (part(model, name) - base).kept for name in part_names(model)} | {"full model": full.kept - base.kept}
     before = {behaviour.name: token_losses(model, base, behaviour) for behaviour in behaviours}
+    after = {behaviour.name: losses_with(model, base, part_names(model), behaviour) for behaviour in behaviours}
     rows = []
-    for name in tqdm([*part_names(model), "full model"], desc="adding", unit="part"):
-        larger = Subnetwork.full(model) if name == "full model" else base | part(model, name)
+    for place, (name, weights) in enumerate(added.items()):
         for behaviour in behaviours:
-            after = token_losses(model, larger, behaviour)
-            gain = before[behaviour.name] - after
+            whole = name == "full model"
+            now = token_losses(model, full, behaviour) if whole else after[behaviour.name][place]
+            gain = before[behaviour.name] - now
             low, high = mean_interval(gain, behaviour.documents[behaviour.chosen])
-            facts = {"behaviour": behaviour.name, "part": name, "added": larger.kept - base.kept}
-            rows.append(facts | {"cross_entropy": after.mean(), "gain": gain.mean(), "low": low, "high": high})
+            facts = {"behaviour": behaviour.name, "part": name, "added": weights}
+            rows.append(facts | {"cross_entropy": now.mean(), "gain": gain.mean(), "low": low, "high": high})
     return pd.DataFrame(rows)
+
+
+def losses_with(
+    model: LanguageModel, base: Subnetwork, parts: Sequence[str], behaviour: Behaviour
+) -> Float[np.ndarray, "parts chosen"]:
+    """The `token_losses` of a base to which each of several parts is added whole, by itself.
+
+    Those of the last layers are measured first: what lies below them is computed once for all.
+
+    Args:
+        model: the model.
+        base: the subnetwork that parts are added to.
+        parts: their names, of `part_names`.
+        behaviour: what to measure.
+    """
+    order = sorted(range(len(parts)), key=lambda place: _layer(parts[place]), reverse=True)
+    bar = {"desc": "adding", "unit": "part", "leave": False, "delay": 10}
+    found = token_losses_of_each(model, lambda: (base | part(model, parts[place]) for place in tqdm(order, **bar)), behaviour)
+    return found[np.argsort(order)]
+
+
+def _layer(name: str) -> int:
+    return int(name.split()[1].split(".")[0])
 
 
 def best_head(bought: pd.DataFrame, behaviour: Behaviour) -> dict[str, str | float]:
@@ -141,17 +168,12 @@ def build_up(
     current, remaining = base, list(parts or part_names(model))
     steps = len(remaining) if steps is None else min(steps, len(remaining))
     rows = [{"step": 0, "part": "base", "kept": base.kept, "cross_entropy": token_losses(model, base, behaviour).mean()}]
-    with tqdm(total=sum(len(remaining) - step for step in range(steps)), desc="building up", unit="trial") as progress:
-        for step in range(1, steps + 1):
-            best = (np.inf, "", current)
-            for name in remaining:
-                larger = current | part(model, name)
-                value = float(token_losses(model, larger, behaviour).mean())
-                best = min(best, (value, name, larger), key=lambda trial: trial[0])
-                progress.update()
-            value, name, current = best
-            remaining.remove(name)
-            rows.append({"step": step, "part": name, "kept": current.kept, "cross_entropy": value})
+    for step in tqdm(range(1, steps + 1), desc="building up", unit="part"):
+        values = [losses.mean() for losses in losses_with(model, current, remaining, behaviour)]
+        best = int(np.argmin(values))
+        name = remaining.pop(best)
+        current = current | part(model, name)
+        rows.append({"step": step, "part": name, "kept": current.kept, "cross_entropy": values[best]})
     return pd.DataFrame(rows)
 
 
@@ -169,15 +191,23 @@ def follow(model: LanguageModel, base: Subnetwork, path: pd.DataFrame, behaviour
         its 95 % interval low to high.
     """
     warn_of_few(*(behaviour.documents[behaviour.chosen] for behaviour in behaviours))
-    current, rows = base, []
-    for step, name in tqdm(list(zip(path.step, path.part, strict=True)), desc="following", unit="step"):
-        current = current | part(model, name) if step else base
-        for behaviour in behaviours:
-            values = token_losses(model, current, behaviour)
-            low, high = mean_interval(values, behaviour.documents[behaviour.chosen])
-            facts = {"step": step, "part": name, "kept": current.kept, "behaviour": behaviour.name}
-            rows.append(facts | {"cross_entropy": values.mean(), "low": low, "high": high})
+    names = list(path.part)
+    found = [token_losses_of_each(model, lambda: _growing(model, base, names), behaviour) for behaviour in behaviours]
+    rows = []
+    for place, grown in enumerate(_growing(model, base, names)):
+        for behaviour, losses in zip(behaviours, found, strict=True):
+            low, high = mean_interval(losses[place], behaviour.documents[behaviour.chosen])
+            facts = {"step": path.step[place], "part": names[place], "kept": grown.kept, "behaviour": behaviour.name}
+            rows.append(facts | {"cross_entropy": losses[place].mean(), "low": low, "high": high})
     return pd.DataFrame(rows)
+
+
+def _growing(model: LanguageModel, base: Subnetwork, path: Sequence[str]) -> Iterator[Subnetwork]:
+    """The base, and after it what it grows to when all but the first of these parts are added one after another."""
+    yield base
+    for name in tqdm(path[1:], desc="following", unit="part", leave=False, delay=10):
+        base = base | part(model, name)
+        yield base
 
 
 def passes(path: pd.DataFrame, level: float) -> pd.Series:

@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from bigramlib.analysis.circuits import part, part_names
 from bigramlib.findings.study import Study
 from bigramlib.findings.style import BLUE, GREY, ORANGE
-from bigramlib.instruction.answers import option_scores
-from bigramlib.instruction.pairs import FEW_SHOT, TUNED, Items, scores
+from bigramlib.instruction.answers import matches_and_scores
+from bigramlib.instruction.pairs import FEW_SHOT, TUNED, Items, score_table, scores
 from bigramlib.instruction.resampling import partial_r, permutation_p, spearman
 from bigramlib.instruction.scores import by_task
 from bigramlib.instruction.tuning import TuneConfig, instruction_tune
@@ -35,9 +35,9 @@ def answers(model: LanguageModel, items: Items) -> dict[str, float]:
     Returns:
         correct (share of items), nats (cross-entropy of the right answers, per token; of small models it tells more).
     """
-    correct = by_task(scores(model, TUNED, items, items.instruction))[TUNED].mean()
     prompts = [prompt for task in items.tasks for prompt in items.instruction(task)]
-    likely = np.concatenate(option_scores(model, prompts, [[prompt.answer] for prompt in prompts]))
+    right, likely = matches_and_scores(model, prompts, items.prompt_format.ends, items.precision)
+    correct = by_task(score_table(TUNED, items, items.tasks, right))[TUNED].mean()
     return {"correct": float(correct), "nats": float(-likely.mean())}
 
 

@@ -8,6 +8,7 @@ not. What the model would write next must end the answer.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -47,16 +48,22 @@ def exact_matches(
     Raises:
         ValueError: a prompt with its answer is longer than the model can read, or has no tokens.
     """
-    ending = _EndTokens(model, ends)
-    found = np.zeros(len(prompts), dtype=bool)
-    for rows, hidden, tokens, answered in _read(model, prompts, precision):
-        row, place = answered.nonzero(as_tuple=True)
-        chosen = torch.cat([model.unembed(part).argmax(-1) for part in hidden[answered].split(TOKENS_AT_ONCE // 8)])
-        last = place == answered.shape[1] - 1 - answered.flip(1).int().argmax(1)[row]
-        right = torch.where(last, ending.among(chosen), chosen == tokens[row, place])
-        wrong = torch.zeros(len(rows), dtype=torch.int64, device=row.device).index_add_(0, row, (~right).long())
-        found[rows] = (wrong == 0).cpu().numpy()
+    ending, found = _EndTokens(model, ends), np.zeros(len(prompts), dtype=bool)
+    for batch in _read(model, prompts, precision):
+        found[batch.rows] = batch.right(model, ending)
     return found
+
+
+@torch.inference_mode()
+@full_precision()
+def matches_and_scores(
+    model: LanguageModel, prompts: Sequence[Prompt], ends: Sequence[str], precision: Precision = "float32"
+) -> tuple[Bool[np.ndarray, " prompt"], Float[np.ndarray, " prompt"]]:
+    """`exact_matches`, and how likely the right answers are as `option_scores` has it, nats, from the same passes."""
+    ending, found, scores = _EndTokens(model, ends), np.zeros(len(prompts), dtype=bool), np.zeros(len(prompts))
+    for batch in _read(model, prompts, precision):
+        found[batch.rows], scores[batch.rows] = batch.right(model, ending), batch.likely(model)
+    return found, scores
 
 
 @torch.inference_mode()
@@ -75,15 +82,8 @@ def option_scores(
     """
     asked = [Prompt(prompt.text, option) for prompt, choices in zip(prompts, options, strict=True) for option in choices]
     scores = np.zeros(len(asked))
-    for rows, hidden, tokens, answered in _read(model, asked):
-        last = answered.shape[1] - 1 - answered.flip(1).int().argmax(1)
-        answered = answered.clone()
-        answered[torch.arange(len(rows)), last] = False  # the end of an option is not scored
-        row, place = answered.nonzero(as_tuple=True)
-        reached, following = hidden[row, place], tokens[row, place]
-        surprise = model.log_partition(reached) - model.logits_of(reached, following)
-        total = torch.zeros(len(rows), device=row.device).index_add_(0, row, surprise.float())
-        scores[rows] = (-total / answered.sum(1)).cpu().numpy()
+    for batch in _read(model, asked):
+        scores[batch.rows] = batch.likely(model)
     borders = np.cumsum([len(choices) for choices in options])[:-1]
     return np.split(scores, borders)
 
@@ -179,18 +179,51 @@ class _EndTokens:
         return torch.tensor([self.known[token] for token in tokens.tolist()], device=tokens.device)
 
 
-def _read(
-    model: LanguageModel, prompts: Sequence[Prompt], precision: Precision = "float32"
-) -> Iterator[tuple[list[int], Float[Tensor, "row pos d_model"], Int[Tensor, "row pos"], Bool[Tensor, "row pos"]]]:
-    """Pass prompts and answers through a model, those of similar length together.
+@dataclass(frozen=True)
+class _Batch:
+    """Prompts and answers that went through a model together.
 
-    Yields:
-        The numbers of the prompts in a batch; last hidden states; the token that should follow each; and where tokens of the
-        answer and what ends it should follow. What should end an answer has no token; it counts as 0.
+    Attributes:
+        rows: the numbers of the prompts.
+        hidden: last hidden states.
+        tokens: the token that should follow each. What should end an answer has no token; it counts as 0.
+        answered: where tokens of the answer and what ends it should follow.
     """
+
+    rows: list[int]
+    hidden: Float[Tensor, "row pos d_model"]
+    tokens: Int[Tensor, "row pos"]
+    answered: Bool[Tensor, "row pos"]
+
+    def right(self, model: LanguageModel, ending: _EndTokens) -> Bool[np.ndarray, " row"]:
+        """Whether each token of the answer is the model's first choice, and then one that ends it."""
+        row, place = self.answered.nonzero(as_tuple=True)
+        parts = self.hidden[self.answered].split(TOKENS_AT_ONCE // 8)
+        chosen = torch.cat([model.unembed(part).argmax(-1) for part in parts])
+        right = torch.where(place == self._last[row], ending.among(chosen), chosen == self.tokens[row, place])
+        wrong = torch.zeros(len(self.rows), dtype=torch.int64, device=row.device).index_add_(0, row, (~right).long())
+        return (wrong == 0).cpu().numpy()
+
+    def likely(self, model: LanguageModel) -> Float[np.ndarray, " row"]:
+        """The mean log-probability of the tokens of the answer, without what ends it, nats."""
+        scored = self.answered.clone()
+        scored[torch.arange(len(self.rows)), self._last] = False
+        row, place = scored.nonzero(as_tuple=True)
+        reached, following = self.hidden[row, place], self.tokens[row, place]
+        surprise = model.log_partition(reached) - model.logits_of(reached, following)
+        total = torch.zeros(len(self.rows), device=row.device).index_add_(0, row, surprise.float())
+        return (-total / scored.sum(1)).cpu().numpy()
+
+    @property
+    def _last(self) -> Int[Tensor, " row"]:
+        """Where what ends the answer should follow."""
+        return self.answered.shape[1] - 1 - self.answered.flip(1).int().argmax(1)
+
+
+def _read(model: LanguageModel, prompts: Sequence[Prompt], precision: Precision = "float32") -> Iterator[_Batch]:
+    """Pass prompts and answers through a model, those of similar length together."""
     given = prompt_tokens(model, prompts)
-    for text, answer in given:
-        model.check_length(len(text) + len(answer))
+    model.check_length(max((len(text) + len(answer) for text, answer in given), default=0))
     order = sorted(range(len(given)), key=lambda number: sum(map(len, given[number])), reverse=True)
     with tqdm(total=len(order), desc=f"answers of {model.name}", unit="prompt") as progress:
         while order:
@@ -206,5 +239,5 @@ def _read(
             ids, answered = ids.to(model.device), answered.to(model.device)
             with torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
                 hidden = model.hidden(ids[:, :-1])
-            yield rows, hidden.float(), ids[:, 1:], answered[:, 1:]
+            yield _Batch(rows, hidden.float(), ids[:, 1:], answered[:, 1:])
             progress.update(len(rows))

@@ -151,7 +151,7 @@ def scores(
     """
     tasks = list(items.tasks if tasks is None else tasks)
     asked = [prompt for task in tasks for prompt in prompts(task)]
-    return _table(arm, items, tasks, exact_matches(model, asked, items.prompt_format.ends, items.precision))
+    return score_table(arm, items, tasks, exact_matches(model, asked, items.prompt_format.ends, items.precision))
 
 
 def base_scores(base: LanguageModel, items: Items) -> pd.DataFrame:
@@ -208,8 +208,8 @@ def written_scores(base: LanguageModel, items: Items, config: TuneConfig, exampl
         written = [written_demonstrations(text, layout) for text in texts]
         shown = [[one for one in some if one[0] != asked][:examples] for some, (asked, _) in zip(written, pairs, strict=True)]
         given = [layout.few_shot(some, pair) for some, pair in zip(shown, pairs, strict=True)]
-        found.append(_table(WRITES_EXAMPLES, items, half, np.array(own)))
-        found.append(_table(GIVEN_EXAMPLES, items, half, exact_matches(base, given, layout.ends, items.precision)))
+        found.append(score_table(WRITES_EXAMPLES, items, half, np.array(own)))
+        found.append(score_table(GIVEN_EXAMPLES, items, half, exact_matches(base, given, layout.ends, items.precision)))
     return pd.concat(found, ignore_index=True)
 
 
@@ -227,7 +227,8 @@ def facts(tasks: Iterable[Task]) -> pd.DataFrame:
     )
 
 
-def _table(arm: str, items: Items, tasks: Sequence[Task], correct: np.ndarray) -> pd.DataFrame:
+def score_table(arm: str, items: Items, tasks: Sequence[Task], correct: np.ndarray) -> pd.DataFrame:
+    """What `scores` returns, of answers to each item of some tasks, in their order, that are known to be right or wrong."""
     rows = [(task.name, task.kind, task.cluster, arm, given) for task in tasks for given, _ in items.of(task)]
     return pd.DataFrame(rows, columns=["task", "kind", "cluster", "arm", "input"]).assign(correct=correct)
 
@@ -251,7 +252,7 @@ def read_scores(
     answers = [answer for task in items.tasks for _, answer in items.of(task)]
     texts = generated(model, asked, items.prompt_format.ends, tokens)
     right = [is_right(text, answer, lenient=True) for text, answer in zip(texts, answers, strict=True)]
-    return _table(arm, items, items.tasks, np.array(right))
+    return score_table(arm, items, items.tasks, np.array(right))
 
 
 def released_scores(base: LanguageModel, instruct: LanguageModel, items: Items) -> pd.DataFrame:

@@ -86,8 +86,11 @@ def check_found_in(provenance: dict, model: LanguageModel) -> None:
     Within `Subnetwork.applied` the model counts as what it is now and as what it was before.
     """
     for weights_hash, model_hash in sorted(found_in(provenance)):
-        known = [*model.identity.beneath, (model.weights_hash, model.hash)]
-        if any(weights == weights_hash and model_hash in ("", whole) for weights, whole in known):
+        if any(
+            weights == weights_hash and model_hash in ("", whole)
+            for known in (lambda: model.identity.beneath, lambda: [(model.weights_hash, model.hash)])
+            for weights, whole in known()
+        ):
             continue
         if weights_hash == model.weights_hash:
             raise ValueError(

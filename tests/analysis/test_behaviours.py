@@ -5,10 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from conftest import build
 from torch.nn import functional
 
 from bigramlib import Subnetwork, evaluate
-from bigramlib.analysis.behaviours import inexplicable_tokens, repeated_sequences, running_text, token_losses
+from bigramlib.analysis.behaviours import (
+    inexplicable_tokens,
+    repeated_sequences,
+    running_text,
+    token_losses,
+    token_losses_of_each,
+)
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +29,23 @@ def test_losses_are_the_cross_entropy_of_the_chosen_tokens(any_model, text):
         logits = any_model.hf(torch.from_numpy(text.ids)).logits[..., : any_model.vocabulary_size]
     expected = functional.cross_entropy(logits.transpose(1, 2), torch.from_numpy(text.following), reduction="none")
     assert np.allclose(token_losses(any_model, some, text), expected.numpy()[text.chosen], atol=1e-3)
+
+
+def test_losses_of_each_of_several_subnetworks_are_those_of_each_alone(any_model, corpus):
+    behaviour, full = repeated_sequences(corpus, sequences=35, length=10), Subnetwork.full(any_model)
+    several = [Subnetwork.empty(any_model), Subnetwork.heads(any_model, [(1, 1)]), full, full.random_like(0)]
+    several += [full - Subnetwork.mlp(any_model, 1), Subnetwork.layer(any_model, 0)]
+    found = token_losses_of_each(any_model, lambda: iter(several), behaviour)
+    weights = any_model.weights_hash
+    assert all(np.array_equal(row, token_losses(any_model, one, behaviour)) for row, one in zip(found, several, strict=True))
+    assert any_model.weights_hash == weights
+
+
+def test_a_subnetwork_of_another_model_is_refused_among_others(model, tokenizer, text):
+    foreign = Subnetwork.full(model)
+    foreign.provenance.update(build("gpt_neox", tokenizer, seed=1).facts())
+    with pytest.raises(ValueError, match="The subnetwork was found in"):
+        token_losses_of_each(model, lambda: [Subnetwork.full(model), foreign], text)
 
 
 def test_running_text_is_what_evaluate_sees(model, corpus, table, text):

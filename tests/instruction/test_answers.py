@@ -9,7 +9,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from bigramlib import LanguageModel
-from bigramlib.instruction.answers import exact_matches, generated, is_right, option_matches, option_scores
+from bigramlib.instruction.answers import exact_matches, generated, is_right, matches_and_scores, option_matches, option_scores
 from bigramlib.instruction.prompts import TEXT, Prompt, chat, prompt_tokens
 
 STARTS = ["the cat", "a dog and", "no cats here", "the rat sat down on", "mat", "a"]
@@ -87,6 +87,16 @@ def test_option_scores_are_mean_log_probabilities(model):
         begin = ids.shape[1] - len(answer)
         expected = np.mean([logits[begin + place - 1, token].item() for place, token in enumerate(answer)])
         assert score == pytest.approx(expected, abs=1e-5)
+
+
+def test_one_reading_gives_both_matches_and_scores(any_model):
+    right = greedy_answers(any_model)
+    prompts = [Prompt(start, answer) for start, answer, _ in right] + [Prompt(start, " on the mat") for start in STARTS]
+    ends = [end for *_, end in right]
+    found, scores = matches_and_scores(any_model, prompts, ends)
+    alone = np.concatenate(option_scores(any_model, prompts, [[prompt.answer] for prompt in prompts]))
+    assert found.any() and found.tolist() == exact_matches(any_model, prompts, ends).tolist()
+    assert np.array_equal(scores, alone)
 
 
 def test_the_likeliest_option_is_chosen(model):
