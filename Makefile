@@ -20,7 +20,7 @@ test: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --numprocesses 2 --dist worksteal
 	$(BIN)/python -m pytest -q -s tests/project/committed_notebooks.py
 lab: .venv/ready
 	@case "$$BIGRAMLIB_STORE" in [!/~]*) BIGRAMLIB_STORE=$$PWD/$$BIGRAMLIB_STORE;; esac; \

@@ -1,4 +1,4 @@
-"""Tiny random models and corpora; shape annotations of the library are enforced; nothing reaches the network."""
+"""Tiny random models and corpora; shape annotations of the library are enforced; nothing reaches the network; one thread."""
 
 import copy
 import importlib
@@ -7,6 +7,7 @@ import pkgutil
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TQDM_DISABLE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"
 
 from jaxtyping import install_import_hook
 
@@ -51,7 +52,6 @@ from transformers import (
 from bigramlib import BigramTable, LanguageModel, SparsifyConfig, Study, Subnetwork, TokenCorpus
 from bigramlib.models.mini import train_tokenizer
 
-torch.set_num_threads(1)
 plt.switch_backend("agg")
 
 VOCABULARY = 280

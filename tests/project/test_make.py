@@ -124,7 +124,8 @@ def test_a_failing_command_fails_the_target(checkout, target):
 def test_all_checks_are_made_before_the_notebooks_are_executed_anew(checkout):
     assert checkout.make("test")[0] == 0
     assert checkout.called("ruff") and checkout.called("mypy") == checkout.called("lint-imports") == [[]]
-    tests = [["-m", "pytest", "-q"], ["-m", "pytest", "-q", "-s", "tests/project/committed_notebooks.py"]]
+    side_by_side = ["-m", "pytest", "-q", "--numprocesses", "2", "--dist", "worksteal"]
+    tests = [side_by_side, ["-m", "pytest", "-q", "-s", "tests/project/committed_notebooks.py"]]
     assert sorted(checkout.called("python")) == tests
 
 
