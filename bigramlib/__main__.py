@@ -33,7 +33,7 @@ Without a model, each notebook is executed on its own.
 
 EVERYWHERE = ("SCHEDULER", "PROCESSES")
 """Options of `reproduce` and `sweep`."""
-DRAWN = f"{DEFAULTS['NOTEBOOKS']} 14"
+DRAWN = f"{DEFAULTS['NOTEBOOKS']} 14 16"
 """The notebooks whose masks come with a checkout: all but 00, which pretrains, and 10, which shows the user's store."""
 SAID = {"MODEL": "the own one of each", "SCHEDULER": "this machine", "PROCESSES": "one for each core"}
 """What is used where nothing is given and there is no default."""

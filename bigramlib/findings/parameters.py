@@ -172,6 +172,8 @@ PARAMETERS: dict[str, Rule] = {
     "prompt": _text,
     "penalty": _penalty,
     "matched_penalty": _penalty,
+    "short_penalty": _penalty,
+    "sequences": _count,
     "headline": _penalty,
     "ablated": _penalty,
     "pruning_penalty": _penalty,

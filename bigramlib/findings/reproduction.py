@@ -17,6 +17,7 @@ from bigramlib.cluster.sweep import ALL, grid
 from bigramlib.cluster.workers import workers
 from bigramlib.disk import located
 from bigramlib.findings.notebooks import EXECUTED, NOTEBOOKS, OWN_STORE, execute, numbered, say, take_shipped
+from bigramlib.findings.paper_recipe import paper_config
 from bigramlib.findings.parameters import PARAMETERS, checked, read_parameters
 from bigramlib.findings.style import figure_folder
 from bigramlib.models.loading import EMBEDDED, WORLD_BASES, load_model
@@ -223,6 +224,13 @@ def _of_seeds(values: Values, find: Find) -> list[Search]:
     return find(values.get("penalties") or [values["penalty"]], values["seeds"])
 
 
+def _of_16(values: Values, find: Find) -> list[Search]:
+    recipe = vars(paper_config(values["penalty"], values["sequences"]))
+    fixed = {name: value for name, value in recipe.items() if name not in ("sparsity_penalty", "seed")}
+    seeds = values["seeds"]
+    return find([values["short_penalty"]], seeds) + find([values["penalty"]], seeds, settings=fixed)
+
+
 SEARCHES: dict[str, Callable[[Values, Find], list[Search]]] = {
     "02": _of_02,
     "03": _of_03,
@@ -231,6 +239,7 @@ SEARCHES: dict[str, Callable[[Values, Find], list[Search]]] = {
     "09": _of_09,
     "12": _of_seeds,
     "14": _of_seeds,
+    "16": _of_16,
 }
 """The searches of notebooks that look for more than one subnetwork for each sparsity penalty."""
 

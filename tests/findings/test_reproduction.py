@@ -51,7 +51,7 @@ def test_settings_in_all_yaml_are_for_every_notebook_that_has_such_a_parameter(t
     assert {search.config.steps for search in searches_of("02", found["02"])} == {7}
 
 
-@pytest.mark.parametrize("number", ["02", "03", "05", "07", "09", "12", "14"])
+@pytest.mark.parametrize("number", ["02", "03", "05", "07", "09", "12", "14", "16"])
 def test_settings_of_a_model_and_what_is_given_reach_the_searches(monkeypatch, number):
     monkeypatch.chdir(ROOT)
     given = {"model": "world-a0", "corpus": "self", "penalties": "[7]", "control_penalties": [7]}
