@@ -37,7 +37,8 @@ CLAIMS = {
     "same weights": Claim(
         "The two agree on the weights themselves as well as two seeds of the paper's recipe do",
         "the recipe of its release",
-        "Jaccard {across:.2f} of the two; {paper:.2f} of two seeds of the paper's, {short:.2f} of the short one; chance {chance:.3f}",
+        "Jaccard {across:.2f} of the two; {paper:.2f} of two seeds of the paper's, {short:.2f} of the short one; "
+        "chance {chance:.3f}",
         lambda across, paper, **_: across >= 0.9 * paper,
     ),
     "as good": Claim(
