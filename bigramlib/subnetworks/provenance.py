@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from itertools import chain
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,8 +87,7 @@ def check_found_in(provenance: dict, model: LanguageModel) -> None:
     Within `Subnetwork.applied` the model counts as what it is now and as what it was before.
     """
     for weights_hash, model_hash in sorted(found_in(provenance)):
-        known = chain(model.identity.beneath, map(_now, [model]))  # to hash the weights of the moment takes longest
-        if any(weights == weights_hash and model_hash in ("", whole) for weights, whole in known):
+        if any(weights == weights_hash and model_hash in ("", whole) for weights, whole in _known_as(model)):
             continue
         if weights_hash == model.weights_hash:
             raise ValueError(
@@ -103,8 +102,10 @@ def check_found_in(provenance: dict, model: LanguageModel) -> None:
         )
 
 
-def _now(model: LanguageModel) -> tuple[str, str]:
-    return model.weights_hash, model.hash
+def _known_as(model: LanguageModel) -> Iterator[tuple[str, str]]:
+    """What a model was before and what it is now, last because hashing the weights of the moment takes longest."""
+    yield from model.identity.beneath
+    yield model.weights_hash, model.hash
 
 
 def plain_facts(provenance: dict) -> dict:
