@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,11 +87,7 @@ def check_found_in(provenance: dict, model: LanguageModel) -> None:
     Within `Subnetwork.applied` the model counts as what it is now and as what it was before.
     """
     for weights_hash, model_hash in sorted(found_in(provenance)):
-        if any(
-            weights == weights_hash and model_hash in ("", whole)
-            for known in (lambda: model.identity.beneath, lambda: [(model.weights_hash, model.hash)])
-            for weights, whole in known()
-        ):
+        if any(weights == weights_hash and model_hash in ("", whole) for weights, whole in _known_as(model)):
             continue
         if weights_hash == model.weights_hash:
             raise ValueError(
@@ -103,6 +100,12 @@ def check_found_in(provenance: dict, model: LanguageModel) -> None:
             f"{model.name!r} has the weights {model.weights_hash[:12]}; load that model and revision, or, if you "
             "mean to use it on other weights, take subnetwork.transplanted(model)."
         )
+
+
+def _known_as(model: LanguageModel) -> Iterator[tuple[str, str]]:
+    """What a model was before and what it is now, last because hashing the weights of the moment takes longest."""
+    yield from model.identity.beneath
+    yield model.weights_hash, model.hash
 
 
 def plain_facts(provenance: dict) -> dict:
