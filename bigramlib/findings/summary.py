@@ -22,6 +22,7 @@ from bigramlib.findings import (
     limits_of_pretraining,
     necessary,
     overlap,
+    paper_recipe,
     pretrain_mini,
     subnetworks_after_tuning,
     sweeps,
@@ -56,7 +57,7 @@ FIRST_PAPER: dict[str, Claim] = {
 """The claims of notebooks 00 to 09, in order."""
 ALL_CLAIMS: dict[str, Claim] = FIRST_PAPER | {
     key: claim
-    for notebook in (tuned_and_base, subnetworks_after_tuning, limits_of_pretraining, sweeps)
+    for notebook in (tuned_and_base, subnetworks_after_tuning, limits_of_pretraining, sweeps, paper_recipe)
     for key, claim in notebook.CLAIMS.items()
 }
 """The claims of all notebooks, in order."""
