@@ -16,6 +16,7 @@ from bigramlib.findings import (
     limits_of_pretraining,
     necessary,
     overlap,
+    paper_recipe,
     pretrain_mini,
     subnetworks_after_tuning,
     sweeps,
@@ -33,7 +34,7 @@ NOTEBOOKS = [
 ]  # fmt: skip
 SECOND_PAPER = [tuned_and_base, subnetworks_after_tuning, limits_of_pretraining]
 KEYS = [key for notebook in NOTEBOOKS for key in notebook.CLAIMS] + list(CLAIMS)
-KEYS += [key for notebook in (*SECOND_PAPER, sweeps) for key in notebook.CLAIMS]
+KEYS += [key for notebook in (*SECOND_PAPER, sweeps, paper_recipe) for key in notebook.CLAIMS]
 
 
 def points(*, total=20_000_000, kept=10_000_000, r=0.96):
@@ -49,14 +50,16 @@ def test_no_claim_stands_in_two_notebooks_under_one_key_or_in_the_same_words():
 
 def test_the_claims_of_all_notebooks_come_in_the_order_of_the_notebooks():
     assert list(ALL_CLAIMS) == KEYS
-    for notebook in (*NOTEBOOKS, *SECOND_PAPER, sweeps):
+    for notebook in (*NOTEBOOKS, *SECOND_PAPER, sweeps, paper_recipe):
         assert all(ALL_CLAIMS[key] is claim for key, claim in notebook.CLAIMS.items())
 
 
 def test_every_claim_says_whose_it_is():
     assert {claim.source for claim in FIRST_PAPER.values()} == {BIGRAM_SUBNETWORKS}
     others = {claim.source for notebook in SECOND_PAPER for claim in notebook.CLAIMS.values()}
-    assert BIGRAM_SUBNETWORKS not in others and {claim.source for claim in sweeps.CLAIMS.values()} == {BIGRAM_SUBNETWORKS}
+    assert BIGRAM_SUBNETWORKS not in others and {claim.source for claim in (sweeps.CLAIMS | paper_recipe.CLAIMS).values()} == {
+        BIGRAM_SUBNETWORKS
+    }
     assert list(claims_table(None).source) == [claim.source for claim in ALL_CLAIMS.values()]
     assert list(claims_table(None, FIRST_PAPER.values()).claim) == [claim.text for claim in FIRST_PAPER.values()]
 
