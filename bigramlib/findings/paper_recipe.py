@@ -80,19 +80,20 @@ def compare(study: Study, families: Families, draws: int) -> pd.DataFrame:
 
     Returns:
         One row for each: schedule, seed, kept (weights), density, first_mlp_share, r, kl and cross_entropy (nats per token),
-        rise and random_rise (nats per token that removing it, or as many random weights, costs the full model), steps and
-        tokens of the search.
+        rise and random_rise (nats per token that removing it, or as many random weights, costs the full model), tokens (how
+        many were measured), steps and read_tokens of the search.
     """
     rows = []
     for schedule, members in families.items():
         for found in members:
             ablation = study.ablate(found, draws=draws)
             config, steps = found.provenance["config"], found.provenance["steps"]
+            read = steps * config["batch_size"] * config["sequence_length"]
             rows.append({
                 "schedule": schedule, "seed": config["seed"], "kept": found.kept, "density": found.density,
                 "first_mlp_share": found.first_mlp_share(), **ablation.loc["subnetwork", ["r", "kl", "cross_entropy"]],
                 "rise": ablation.rise["full - subnetwork"], "random_rise": ablation.rise["full - random"],
-                "steps": steps, "tokens": steps * config["batch_size"] * config["sequence_length"],
+                "tokens": ablation.tokens["subnetwork"], "steps": steps, "read_tokens": read,
             })  # fmt: skip
     return pd.DataFrame(rows)
 

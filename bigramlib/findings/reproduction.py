@@ -186,7 +186,7 @@ def searches_of(number: str, given: Mapping[str, object]) -> list[Search]:
     values = checked(defaults(numbered(number)) | dict(given))
     if not {"penalty", "penalties"} & values.keys():
         return []
-    named = {name: values[name] for name in ("device", "text_column", "settings")}
+    named = {name: values[name] for name in ("device", "text_column", "settings") if name in values}
     find = partial(grid, [values["model"]], [values["corpus"]], **named)
     return SEARCHES.get(number, _of_penalties)(values, find)
 

@@ -42,7 +42,7 @@ def test_both_are_searched_on_each_seed(study, monkeypatch):
 
 def test_the_same_masks_agree_in_everything(study, families):
     table = measured.compare(study, families, draws=1)
-    assert list(table.tokens) == [3 * 32, 4 * 32] * 2
+    assert list(table.read_tokens) == [3 * 32, 4 * 32] * 2
     short, paper = (table[table.schedule == schedule].drop(columns="schedule") for schedule in (SHORT, PAPER))
     pd.testing.assert_frame_equal(short.reset_index(drop=True), paper.reset_index(drop=True))
     agreed, placed = measured.agreement(families), measured.places(families)
