@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from bigramlib.analysis.intervals import correlation, correlation_interval, mean_interval, warn_of_few
-from bigramlib.analysis.measured import measurement_file, read_measurement, told_apart, write_measurement
+from bigramlib.analysis.measured import measured_once, told_apart
 from bigramlib.models.language_model import LanguageModel
 from bigramlib.models.tokenizer import token_texts
 from bigramlib.numeric import full_precision, whole_number
@@ -218,19 +218,19 @@ def _measured(
         raise ValueError(f"A {type(table).__name__} gives no surprisals to compare with; give a table, such as a BigramTable.")
     current, following, valid = windows
     keep = keep and isinstance(table, BigramTable) and len(current) > batch_size
-    file = found = None
+    skipped = subnetwork.empty_blocks if subnetwork else ()
+    batches = _batches(model, table, current, following, batch_size)
+
+    def joined() -> dict[str, Tensor]:
+        with torch.inference_mode(), model.skipping(skipped):
+            return _joined([first, *batches], valid)
+
     with subnetwork.applied(model) if subnetwork else nullcontext(), full_precision():
         apart = told_apart(model) if keep else None
-        with torch.inference_mode(), model.skipping(subnetwork.empty_blocks if subnetwork else ()):
-            batches = _batches(model, table, current, following, batch_size)
+        with torch.inference_mode(), model.skipping(skipped):
             first = next(batches)
-            if apart:
-                begins = [part.numpy() for part in first]
-                file = measurement_file(VERSION, apart, table.hash, current, following, valid, batch_size, *begins)
-                found = read_measurement(file)
-            made = found or _joined([first, *batches], valid)
-        if file and not found and model.hash == apart:
-            write_measurement(file, made)
+        parts = (VERSION, table.hash, current, following, valid, batch_size, *map(Tensor.numpy, first)) if apart else ()
+        made = measured_once(model, None, apart, parts, joined)
     bits = made["losses"].double().numpy() / NATS_PER_BIT
     return bits[valid], table.surprisals(current, following)[valid], float(made["kl"])
 

@@ -167,7 +167,8 @@ def execution(number: str, typed: str, model: str, given: Mapping[str, str]) -> 
     """
     folder = Path(f"{NOTEBOOKS}/settings/{typed}")
     shared, own = read_parameters(folder / "all.yaml"), read_parameters(folder / f"{number}.yaml")
-    own |= {name: value for name, value in shared.items() if name in defaults(numbered(number)) and name not in own}
+    known = defaults(numbered(number)) if shared else {}
+    own = {name: value for name, value in shared.items() if name in known} | own
     paths = {name: located(str(own[name]), {*EMBEDDED, *PACKAGED}) for name in PATHS & own.keys()}
     asked = {name: value for name, value in given.items() if name == "device" or number not in OWN_MODELS}
     output = Path(f"{figure_folder(model, EXECUTED)}/{number}.ipynb").absolute()
