@@ -10,13 +10,15 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import torch
 
 from benchmarks.measuring import Figure, save
 from bigramlib import BigramTable, LanguageModel, SparsifyConfig, TokenCorpus, evaluate, find_subnetwork, load_model
+from bigramlib.training.config import SMALL_MODEL
 
 QUESTION = "steps_to_quality"
 PAPER_PENALTIES, PENALTIES = (10.0,), (3.0, 10.0, 30.0)
-DEFAULT = SparsifyConfig()
+DEFAULT = SparsifyConfig.suited_to(SMALL_MODEL, False, torch.device("cpu"))
 
 
 def measure(

@@ -24,9 +24,9 @@ else:  # what may be given; what is kept is a plain int or float
 
 AT_LEAST_1 = ("steps", "batch_size", "sequence_length", "layers", "attempts")
 SWITCHES, OPTIONAL = ("with_replacement", "attention"), ("flattening", "layers")
-NUMBERS = ("sparsity_penalty", "learning_rate", "final_beta", "flattening", "undecided_share")
-LATER_DEFAULTS = {"with_replacement": True}
-"""Settings that version 0.1 did not have, with what it did: at that they leave no trace, so that its runs are found again."""
+NUMBERS = ("sparsity_penalty", "learning_rate", "first_beta", "final_beta", "flattening", "undecided_share")
+LATER_DEFAULTS = {"with_replacement": True, "first_beta": 1.0}
+"""Settings that came after version 0.1, with what was done before. So set, they leave no trace: its runs are found again."""
 SMALL_MODEL, LARGE_MODEL = 5_000_000, 50_000_000
 """Maskable weights up to which, and from which on, a model is searched in other ways (`SparsifyConfig.suited`)."""
 
@@ -40,7 +40,7 @@ class SparsifyConfig:
         steps: optimizer steps at most.
         batch_size, sequence_length: tokens of one step.
         learning_rate: of AdamW on the mask logits (other settings are torch's defaults).
-        final_beta: beta grows geometrically from 1 to this over `steps`.
+        first_beta, final_beta: beta grows geometrically from the first to the last over `steps`.
         flattening: None trains on running text. A power a draws i.i.d. tokens in proportion to (unigram probability)^a
             and weights their losses back to the unigram distribution: the target depends on the current token alone,
             so this is the same objective with less noise, though in unnatural contexts.
@@ -65,6 +65,7 @@ class SparsifyConfig:
     batch_size: Whole = 8
     sequence_length: Whole = 128
     learning_rate: Real = 9e-3
+    first_beta: Real = 1.0
     final_beta: Real = 1000.0
     flattening: Real | None = 0.5
     with_replacement: Switch = True
@@ -93,8 +94,12 @@ class SparsifyConfig:
             )
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise ValueError(f"learning_rate is {self.learning_rate}; it must be a positive number.")
-        if not 1 <= self.final_beta < math.inf:
-            raise ValueError(f"final_beta is {self.final_beta}; it must be at least 1, where beta starts, and finite.")
+        if not 0 < self.first_beta < math.inf:
+            raise ValueError(f"first_beta is {self.first_beta}; it must be a positive number.")
+        if not self.first_beta <= self.final_beta < math.inf:
+            raise ValueError(
+                f"final_beta is {self.final_beta}; it must be at least {self.first_beta:g}, where beta starts, and finite."
+            )
         if not math.isfinite(self.undecided_share):
             raise ValueError(f"undecided_share is {self.undecided_share}; it must be a finite number.")
         if self.precision not in ("float32", "bfloat16"):
@@ -143,10 +148,10 @@ class SparsifyConfig:
     ) -> SparsifyConfig:
         """What `suited` chooses, for a model that need not be loaded.
 
-        A target that reads the context is learnt from running text, a bigram table from i.i.d. tokens. Models above
-        `SMALL_MODEL` maskable weights are computed in `fast_precision` and take more steps of fewer tokens, at a higher rate,
-        with beta growing slowly. Above `LARGE_MODEL` only the MLPs of the first eight layers are searched for a bigram table:
-        that attention and later layers keep nothing is imposed there, not found.
+        A target that reads the context is learnt from running text, a bigram table from i.i.d. tokens: for that, many small
+        steps find smaller and better subnetworks than few large ones. Models above `SMALL_MODEL` maskable weights are computed
+        in `fast_precision`, at a higher rate, with beta growing slowly. Above `LARGE_MODEL` only the MLPs of the first eight
+        layers are searched for a bigram table: that attention and later layers keep nothing is imposed there, not found.
 
         Args:
             maskable: the number of maskable weights of the model.
@@ -162,6 +167,8 @@ class SparsifyConfig:
             return replace(chosen, flattening=None)
         if maskable > SMALL_MODEL:
             chosen = replace(chosen, steps=600, batch_size=2, learning_rate=3e-2, final_beta=100.0)
+        else:
+            chosen = replace(chosen, steps=600, batch_size=1, learning_rate=2.5e-3, first_beta=16.0)
         if maskable > LARGE_MODEL:
             chosen = replace(chosen, steps=1000, batch_size=4, attention=False, layers=8)
         return chosen

@@ -52,14 +52,16 @@ def train(
     draw = batches(corpus, config, generator, run.step)
     gates = ShardedGates(model, config, ranks) if ranks.count > 1 else Gates(model, config)
     step = OptimizerStep(model, target.bind(model), gates, config, run)
-    if tensors is not None:
+    if tensors is None:
+        run.beta = config.first_beta
+    else:
         gates.restore(tensors)
         generator.bit_generator.state = run.generator
     saved_state.count_from(run.step)
     with _progress(config, run, ranks) as progress, interrupts_deferred() as interrupted:
         while run.step < config.steps and not run.converged:
             step.take(*on_device(ranks.share(draw()), model.device))
-            run.beta *= config.final_beta ** (1 / config.steps)
+            run.beta *= (config.final_beta / config.first_beta) ** (1 / config.steps)
             run.step += 1
             progress.update()
             check = run.step % CHECK_EVERY == 0 or run.step == config.steps

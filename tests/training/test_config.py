@@ -19,6 +19,7 @@ from bigramlib.training.config import fast_precision
         ("sparsity_penalty", float("inf"), r"Subnetwork.full or Subnetwork.empty"),
         ("steps", 0, "steps is 0; it must be a whole number, at least 1"),
         ("learning_rate", 0.0, "learning_rate is 0.0; it must be a positive number"),
+        ("first_beta", 0, "first_beta is 0"),
         ("final_beta", 0.5, "final_beta is 0.5"),
         ("flattening", 1.5, "flattening is 1.5"),
     ],
@@ -45,8 +46,9 @@ def test_equal_penalties_make_equal_runs_whatever_their_type(model, table, corpu
 
 
 def test_the_suited_schedule_follows_the_target_and_the_size(model, table, monkeypatch):
-    assert SparsifyConfig.suited(model, table, 3.0, seed=2) == SparsifyConfig(sparsity_penalty=3.0, seed=2)
-    assert SparsifyConfig.suited(model, ModelTarget(model)).flattening is None
+    small, pruning = SparsifyConfig.suited(model, table, 3.0, seed=2), SparsifyConfig.suited(model, ModelTarget(model), 3.0, 2)
+    assert (small.sparsity_penalty, small.seed, small.batch_size, small.attention) == (3.0, 2, 1, True)
+    assert small.flattening is not None and pruning == SparsifyConfig(3.0, flattening=None, seed=2)
     monkeypatch.setattr("bigramlib.training.config.SMALL_MODEL", 10)
     monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX2")
     assert SparsifyConfig.suited(model, table).precision == "float32"
@@ -77,3 +79,8 @@ def test_the_paper_schedule_is_the_release_recipe():
     assert config.flattening is None
     assert not config.with_replacement
     assert config.attempts == 3
+
+
+def test_settings_of_later_versions_leave_no_trace_while_they_are_at_what_was_done_before():
+    assert not {"first_beta", "with_replacement"} & SparsifyConfig().facts().keys()
+    assert SparsifyConfig(first_beta=8).facts()["first_beta"] == 8.0

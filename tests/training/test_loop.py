@@ -22,13 +22,13 @@ def test_steps_equal_hand_written_ones(tokenizer, corpus, table, flattening, log
     monkeypatch.setattr("bigramlib.models.logits.LOGITS_AT_ONCE", logits_at_once)
     model = build("llama", tokenizer)
     model.maskable["model.layers.0.mlp.up_proj.weight"][0, :5] = 0.0
-    config = replace(QUICK, steps=4, flattening=flattening, final_beta=16.0)
+    config = replace(QUICK, steps=4, flattening=flattening, first_beta=2.0, final_beta=32.0)
     found, losses = trained(model, table, corpus, config)
     draw = batches(corpus, config, np.random.default_rng([config.seed, 0]))
     logits = {name: torch.where(weight == 0, -1e6, 0.0).requires_grad_() for name, weight in model.maskable.items()}
     n = sum(weight.numel() for weight in logits.values())
     optimizer = torch.optim.AdamW(logits.values(), lr=config.learning_rate)
-    beta, expected_losses = 1.0, []
+    beta, expected_losses = 2.0, []
     for _ in range(4):
         ids, weights = draw()
         gates = {name: torch.sigmoid(beta * value) for name, value in logits.items()}
