@@ -52,9 +52,8 @@ def train(
     draw = batches(corpus, config, generator, run.step)
     gates = ShardedGates(model, config, ranks) if ranks.count > 1 else Gates(model, config)
     step = OptimizerStep(model, target.bind(model), gates, config, run)
-    if tensors is None:
-        run.beta = config.first_beta
-    else:
+    run.beta = config.first_beta if tensors is None else run.beta
+    if tensors is not None:
         gates.restore(tensors)
         generator.bit_generator.state = run.generator
     saved_state.count_from(run.step)
