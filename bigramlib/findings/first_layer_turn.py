@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from bigramlib.analysis.lenses import LENS_TOKENS
 from bigramlib.analysis.residual import MOMENT_TOKENS, ResidualMoments
@@ -107,9 +108,11 @@ def _recalls(lenses: pd.DataFrame) -> dict[str, float]:
 def plot_similarities(axes: Sequence[Axes], similarities: dict[str, np.ndarray]) -> None:
     """Layer-by-layer covariance similarity of several models, one heat map each on a common scale."""
     for place, (name, grid) in zip(axes, similarities.items(), strict=True):
-        sns.heatmap(grid, ax=place, vmin=0, vmax=1, cmap="magma", square=True, annot=len(grid) <= 8, fmt=".2f", cbar=False)
+        look = {"annot": len(grid) <= 8, "fmt": ".2f", "cbar": False, "square": True}
+        every = 1 + len(grid) // 12
+        sns.heatmap(grid, ax=place, vmin=0, vmax=1, cmap="magma", xticklabels=every, yticklabels=every, **look)
         place.set(title=name, xlabel="layer boundary (0: embeddings)")
-        place.tick_params(left=False, bottom=False)
+        place.tick_params(left=False, bottom=False, rotation=0)
 
 
 def plot_turn(axes: Sequence[Axes], report: pd.DataFrame) -> None:
@@ -132,5 +135,5 @@ def plot_turn(axes: Sequence[Axes], report: pd.DataFrame) -> None:
             if column == "dot_recall_1":
                 place.plot(line.layer, line.recall_1, style, color=place.lines[-1].get_color(), alpha=0.3)
         place.set(title=title, xlabel="layer boundary (0: embeddings)", ylim=(0, None))
-        place.set_xticks(sorted(report.layer.unique()))
+        place.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0].legend(frameon=False, fontsize="small")

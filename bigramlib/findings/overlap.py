@@ -132,7 +132,7 @@ def plot_overlap_by_component(axes: Axes, overlap: pd.DataFrame) -> None:
     grid = parts.pivot(index="layer", columns="component", values="times")[list(dict.fromkeys(parts.component))]
     sns.heatmap(grid, ax=axes, cmap="Blues", vmin=0, annot=True, fmt=".0f", cbar_kws={"label": "times the chance overlap"})
     axes.set(xlabel="", ylabel="layer", title="Where they agree")
-    axes.tick_params(left=False, bottom=False)
+    axes.tick_params(left=False, bottom=False, rotation=0)
 
 
 def plot_agreement(axes: Axes, agreement: pd.Series) -> None:

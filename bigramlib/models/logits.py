@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 LOGITS_AT_ONCE = 2**22
 """How many logits may be in memory together."""
+LOWEST_EXPONENT = -80.0
+"""How far below the largest logit another one counts, nats: below it, exp makes subnormal numbers, which are slow on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,6 @@ class Readout:
 
     def log_partition(self, hidden: Float[Tensor, "*shape d_model"]) -> Float[Tensor, "*shape"]:
         """Log sum exp of the logits of each hidden state, nats; in parts where there are many."""
-        if hidden[..., 0].numel() * len(self.unembedding) <= LOGITS_AT_ONCE:
-            return self.logits(hidden).float().logsumexp(-1)
         if self.scale == 1:
             return log_partition(hidden, self.unembedding, self.bias, self.cap)
         bias = None if self.bias is None else self.bias * self.scale
@@ -194,7 +194,7 @@ class _LogPartition(torch.autograd.Function):
                 logits *= cap
             larger = torch.maximum(maximum, logits.amax(-1, keepdim=True))
             shrink = (maximum - larger).exp_()
-            weights = logits.sub_(larger).exp_()
+            weights = logits.sub_(larger).clamp_(LOWEST_EXPONENT).exp_()
             maximum, total = larger, total.mul_(shrink).add_(weights.sum(-1, keepdim=True))
             if expected is not None:
                 if slope is not None:

@@ -24,8 +24,16 @@ else:  # what may be given; what is kept is a plain int or float
 
 AT_LEAST_1 = ("steps", "batch_size", "sequence_length", "layers", "attempts")
 SWITCHES, OPTIONAL = ("with_replacement", "attention"), ("flattening", "layers")
-NUMBERS = ("sparsity_penalty", "learning_rate", "first_beta", "final_beta", "flattening", "undecided_share")
-LATER_DEFAULTS = {"with_replacement": True, "first_beta": 1.0}
+NUMBERS = (
+    "sparsity_penalty",
+    "learning_rate",
+    "second_moment_decay",
+    "first_beta",
+    "final_beta",
+    "flattening",
+    "undecided_share",
+)
+LATER_DEFAULTS = {"with_replacement": True, "first_beta": 1.0, "second_moment_decay": 0.999}
 """Settings that came after version 0.1, with what was done before. So set, they leave no trace: its runs are found again."""
 SMALL_MODEL, LARGE_MODEL = 5_000_000, 50_000_000
 """Maskable weights up to which, and from which on, a model is searched in other ways (`SparsifyConfig.suited`)."""
@@ -39,7 +47,9 @@ class SparsifyConfig:
         sparsity_penalty: lambda, nats for keeping every weight; larger finds smaller subnetworks.
         steps: optimizer steps at most.
         batch_size, sequence_length: tokens of one step.
-        learning_rate: of AdamW on the mask logits (other settings are torch's defaults).
+        learning_rate: of AdamW on the mask logits (other settings but the next one are torch's defaults).
+        second_moment_decay: AdamW's second beta. Gradients grow with beta, a hundredfold within a search; at 0.95 the step size
+            keeps pace with them, at torch's 0.999 steps become too long, and searches of deep models with attention collapse.
         first_beta, final_beta: beta grows geometrically from the first to the last over `steps`.
         flattening: None trains on running text. A power a draws i.i.d. tokens in proportion to (unigram probability)^a
             and weights their losses back to the unigram distribution: the target depends on the current token alone,
@@ -65,6 +75,7 @@ class SparsifyConfig:
     batch_size: Whole = 8
     sequence_length: Whole = 128
     learning_rate: Real = 9e-3
+    second_moment_decay: Real = 0.999
     first_beta: Real = 1.0
     final_beta: Real = 1000.0
     flattening: Real | None = 0.5
@@ -94,6 +105,8 @@ class SparsifyConfig:
             )
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise ValueError(f"learning_rate is {self.learning_rate}; it must be a positive number.")
+        if not 0 <= self.second_moment_decay < 1:
+            raise ValueError(f"second_moment_decay is {self.second_moment_decay}; it must be at least 0 and below 1.")
         if not 0 < self.first_beta < math.inf:
             raise ValueError(f"first_beta is {self.first_beta}; it must be a positive number.")
         if not self.first_beta <= self.final_beta < math.inf:
@@ -168,7 +181,8 @@ class SparsifyConfig:
         if maskable > SMALL_MODEL:
             chosen = replace(chosen, steps=600, batch_size=2, learning_rate=3e-2, final_beta=100.0)
         else:
-            chosen = replace(chosen, steps=600, batch_size=1, learning_rate=2.5e-3, first_beta=16.0)
+            many_small = {"steps": 600, "batch_size": 1, "learning_rate": 2.5e-3, "second_moment_decay": 0.95}
+            chosen = replace(chosen, first_beta=16.0, **many_small)
         if maskable > LARGE_MODEL:
             chosen = replace(chosen, steps=1000, batch_size=4, attention=False, layers=8)
         return chosen

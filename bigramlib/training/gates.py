@@ -159,7 +159,7 @@ class BlockGates:
         self.weights, self.workspace = weights, workspace
         flat = torch.cat([weight.flatten() for weight in weights.values()])
         self.logits = torch.nn.Parameter(torch.zeros_like(flat).masked_fill_(flat == 0, ZERO_WEIGHT_LOGIT))
-        self.optimizer = LogitOptimizer(self.logits, config.learning_rate)
+        self.optimizer = LogitOptimizer(self.logits, config.learning_rate, config.second_moment_decay)
         self.masked = {name: part.detach().requires_grad_() for name, part in self.matrices(workspace.masked)}
         block = weakref.proxy(self)  # a tensor's hooks are invisible to the garbage collector
         for name, masked in self.masked.items():

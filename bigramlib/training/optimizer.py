@@ -10,14 +10,14 @@ from torch import Tensor
 
 
 class LogitOptimizer:
-    """AdamW (Loshchilov & Hutter 2019) for the logits of one block, with torch's defaults but for the learning rate.
+    """AdamW (Loshchilov & Hutter 2019) for the logits of one block, with torch's defaults but for what it is given.
 
     Its state is there from the beginning, not from the first step on, so that a search can be saved at any step.
     """
 
-    def __init__(self, logits: torch.nn.Parameter, learning_rate: float) -> None:
+    def __init__(self, logits: torch.nn.Parameter, learning_rate: float, second_moment_decay: float) -> None:
         self.logits = logits
-        self.adamw = torch.optim.AdamW([logits], lr=learning_rate, fused=True)
+        self.adamw = torch.optim.AdamW([logits], lr=learning_rate, betas=(0.9, second_moment_decay), fused=True)
         zeros = {name: torch.zeros_like(logits.detach()) for name in ("exp_avg", "exp_avg_sq")}
         self.adamw.state[logits] = {"step": logits.detach().new_zeros(()), **zeros}
 

@@ -19,6 +19,7 @@ from bigramlib.training.config import fast_precision
         ("sparsity_penalty", float("inf"), r"Subnetwork.full or Subnetwork.empty"),
         ("steps", 0, "steps is 0; it must be a whole number, at least 1"),
         ("learning_rate", 0.0, "learning_rate is 0.0; it must be a positive number"),
+        ("second_moment_decay", 1.0, "second_moment_decay is 1.0; it must be at least 0 and below 1"),
         ("first_beta", 0, "first_beta is 0"),
         ("final_beta", 0.5, "final_beta is 0.5"),
         ("flattening", 1.5, "flattening is 1.5"),
@@ -82,5 +83,6 @@ def test_the_paper_schedule_is_the_release_recipe():
 
 
 def test_settings_of_later_versions_leave_no_trace_while_they_are_at_what_was_done_before():
-    assert not {"first_beta", "with_replacement"} & SparsifyConfig().facts().keys()
+    assert not {"first_beta", "second_moment_decay", "with_replacement"} & SparsifyConfig().facts().keys()
     assert SparsifyConfig(first_beta=8).facts()["first_beta"] == 8.0
+    assert SparsifyConfig(second_moment_decay=0.9).facts()["second_moment_decay"] == 0.9
