@@ -181,8 +181,7 @@ class SparsifyConfig:
         if maskable > SMALL_MODEL:
             chosen = replace(chosen, steps=600, batch_size=2, learning_rate=3e-2, final_beta=100.0)
         else:
-            many_small = {"steps": 600, "batch_size": 1, "learning_rate": 2.5e-3, "second_moment_decay": 0.95}
-            chosen = replace(chosen, first_beta=16.0, **many_small)
+            chosen = replace(chosen, steps=600, batch_size=1, learning_rate=3e-3, second_moment_decay=0.95, first_beta=16.0)
         if maskable > LARGE_MODEL:
             chosen = replace(chosen, steps=1000, batch_size=4, attention=False, layers=8)
         return chosen
