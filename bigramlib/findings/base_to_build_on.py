@@ -223,5 +223,5 @@ def plot_edits(axes: Axes, edits: pd.DataFrame) -> None:
     axes.barh(rows.edit, rows.r, xerr=np.maximum(0, (rows.r - rows.r_low, rows.r_high - rows.r)), color=BLUE)
     for position, (r, high, kept) in enumerate(zip(rows.r, rows.r_high, rows.kept, strict=True)):
         axes.text(max(0, r, high) + 0.02, position, f"{r:.2f}   {kept:,} weights", va="center", fontsize="small")
-    axes.set(xlim=(min(0, rows.r_low.min()), 1.35), xlabel="bigram correlation r")
+    axes.set(xlim=(min(0, rows.r.min(), rows.r_low.min()), 1.35), xlabel="bigram correlation r")
     axes.set_xticks(np.linspace(0, 1, 6))

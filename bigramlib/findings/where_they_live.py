@@ -133,7 +133,7 @@ def plot_layer_shares(axes: Axes, shares: pd.DataFrame) -> None:
         else:
             axes.plot(line.kept, line.share, style[1:], color="#cccccc", zorder=1)
     axes.plot([], [], color="#cccccc", label=f"others, each below {NAMED_SHARE:.0%}")
-    highest = max(panel.dataLim.ymax for panel in axes.figure.axes)
+    highest = max(panel.dataLim.y1 for panel in axes.figure.axes)
     axes.set(xscale="log", xlabel="kept weights", ylabel="share of the kept weights")
     axes.set_ylim(0, min(1, 1.5 * highest))  # with room for the legend
     sizes = sorted(shares.kept.unique())

@@ -224,3 +224,8 @@ def test_edits_are_drawn_with_a_named_bar_each_and_their_weights(axes):
 def test_a_single_edit_is_drawn(axes):
     plot_edits(axes[0], pd.DataFrame({"edit": ["whole"], "kept": [20], "r": [0.9], "r_low": [np.nan], "r_high": [np.nan]}))
     assert len(axes[0].patches) == 1
+
+
+def test_a_negative_correlation_is_written_to_the_right_of_zero_within_the_picture(axes):
+    plot_edits(axes[0], pd.DataFrame({"edit": ["first"], "kept": [20], "r": [-0.2], "r_low": [-0.3], "r_high": [-0.1]}))
+    assert axes[0].texts[0].get_position()[0] > 0 and axes[0].get_xlim()[0] <= -0.3

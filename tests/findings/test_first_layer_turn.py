@@ -158,3 +158,11 @@ def test_the_turn_is_drawn_with_a_line_for_each_model_and_pale_ones_for_the_cosi
 def test_the_turn_of_one_model_is_drawn(axes):
     plot_turn(axes, report().head(3))
     assert [len(place.lines) for place in axes] == [1, 2, 1, 1]
+
+
+def test_a_deep_model_has_only_as_many_numbers_at_its_axes_as_can_be_read(axes):
+    plot_turn(axes, pd.concat([report().head(1).assign(layer=layer) for layer in range(31)]))
+    shown = [tick for tick in axes[0].get_xticks() if 0 <= tick <= 30]
+    assert len(shown) <= 11 and all(tick == int(tick) for tick in shown)
+    plot_similarities(axes[:1], {FULL: np.ones((31, 31))})
+    assert len(axes[0].get_xticklabels()) <= 12

@@ -157,6 +157,15 @@ def test_the_sizes_of_the_subnetworks_are_the_ticks(axes):
     assert list(axes[0].lines[0].get_xdata()) == [10, 1000]
 
 
+def test_small_shares_fill_the_picture_and_panels_side_by_side_have_one_scale(axes):
+    small = shares().assign(share=lambda table: table.share / 10)
+    plot_layer_shares(axes[0], small)
+    assert axes[0].get_ylim() == (0, pytest.approx(0.12))
+    plot_layer_shares(axes[1], shares())
+    plot_layer_shares(axes[2], small)
+    assert axes[1].get_ylim() == axes[2].get_ylim() == (0, 1)
+
+
 def test_a_single_size_is_drawn_as_bars_and_not_as_lines_of_one_point(axes):
     plot_layer_shares(axes[0], shares(sizes=(10,)))
     assert not axes[0].lines and axes[0].patches[0].get_height() == 0.8
