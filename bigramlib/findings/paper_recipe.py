@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from bigramlib.analysis.overlap import jaccard
 from bigramlib.findings.claims import Claim, Verdict, check
@@ -52,6 +53,12 @@ CLAIMS = {
         "the recipe of its release",
         "removing it costs {short:.2f} nats, the paper's {paper:.2f}, random weights {random:.2f}",
         lambda short, paper, **_: short >= 0.9 * paper,
+    ),
+    "same turn": Claim(
+        "The next token becomes readable at the same layers in both (r of linear lenses within 0.05 at every boundary)",
+        "the recipe of its release",
+        "r of the lenses at boundary 1: {short:.3f} and {paper:.3f}; they differ most at boundary {boundary}, by {most:.3f}",
+        lambda most, **_: most <= 0.05,
     ),
 }
 
@@ -122,7 +129,20 @@ def losses_by_token(study: Study, families: Families, tokens: int) -> pd.DataFra
     return table[table.case == "without the subnetwork"].drop(columns="case")
 
 
-def judge(folder: Path | None, table: pd.DataFrame, agreed: pd.Series, placed: pd.DataFrame) -> list[Verdict]:
+def turns(study: Study, families: Families, moment_tokens: int, lens_tokens: int) -> pd.DataFrame:
+    """What linear lenses read at each layer boundary of the first subnetwork of each schedule.
+
+    Returns:
+        What `lens_report` returns, with a column schedule.
+    """
+    first = {schedule: study.moments(members[0], max_tokens=moment_tokens) for schedule, members in families.items()}
+    reports = [study.lens_report(found, max_tokens=lens_tokens).assign(schedule=name) for name, found in first.items()]
+    return pd.concat(reports, ignore_index=True)
+
+
+def judge(
+    folder: Path | None, table: pd.DataFrame, agreed: pd.Series, placed: pd.DataFrame, turned: pd.DataFrame
+) -> list[Verdict]:
     """The claims of notebook 16.
 
     Args:
@@ -130,6 +150,7 @@ def judge(folder: Path | None, table: pd.DataFrame, agreed: pd.Series, placed: p
         table: what `compare` returns.
         agreed: what `agreement` returns.
         placed: what `places` returns.
+        turned: what `turns` returns.
     """
     short, paper = (table[table.schedule == schedule].mean(numeric_only=True) for schedule in (SHORT, PAPER))
     common = float(placed.min(axis=1).sum())
@@ -137,11 +158,15 @@ def judge(folder: Path | None, table: pd.DataFrame, agreed: pd.Series, placed: p
     seeds = dict(zip(("short", "paper", "across", "chance"), agreed, strict=True))
     removal = {"short": short.rise, "paper": paper.rise, "random": short.random_rise}
     shares = {"short": short.first_mlp_share, "paper": paper.first_mlp_share}
+    lenses = turned.pivot(index="layer", columns="schedule", values="r")
+    apart = (lenses[SHORT] - lenses[PAPER]).abs()
+    turn = {"short": lenses[SHORT][1], "paper": lenses[PAPER][1], "boundary": apart.idxmax(), "most": apart.max()}
     return [
         check(folder, CLAIMS["same place"], common=common, **shares),
         check(folder, CLAIMS["same weights"], **seeds),
         check(folder, CLAIMS["as good"], short=short.r, paper=paper.r, **sizes),
         check(folder, CLAIMS["as necessary"], **removal),
+        check(folder, CLAIMS["same turn"], **turn),
     ]
 
 
@@ -163,4 +188,14 @@ def plot_losses(axes: Axes, losses: pd.DataFrame) -> None:
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set(xlabel="bigram surprisal of the token (bits; right: never seen)", ylabel="rise in the model's surprisal (bits)")
     axes.set(title="What the model loses without it")
+    axes.legend(frameon=False, fontsize="small")
+
+
+def plot_turns(axes: Axes, turned: pd.DataFrame) -> None:
+    """Draw what `turns` returns: how well a linear lens reads the next token at each layer boundary."""
+    for schedule, line in turned.groupby("schedule", sort=False):
+        axes.plot(line.layer, line.r, "o-", color=COLOURS[str(schedule)], label=schedule)
+    axes.set(xlabel="layer boundary (0: embeddings)", ylabel="r of the lens with the own output", ylim=(0, None))
+    axes.set(title="When the next token becomes readable")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False, fontsize="small")

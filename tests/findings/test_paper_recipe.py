@@ -48,23 +48,28 @@ def test_the_same_masks_agree_in_everything(study, families):
     agreed, placed = measured.agreement(families), measured.places(families)
     assert agreed["two seeds, short schedule"] == agreed["two seeds, paper's recipe"] < 1
     assert np.allclose(placed.sum(), 1) and placed.min(axis=1).sum() == pytest.approx(1)
-    assert {verdict.holds for verdict in measured.judge(None, table, agreed, placed)} == {"yes"}
+    turned = measured.turns(study, families, 256, 256)
+    assert set(turned.schedule) == {SHORT, PAPER}
+    assert {verdict.holds for verdict in measured.judge(None, table, agreed, placed, turned)} == {"yes"}
     losses = measured.losses_by_token(study, families, tokens=256)
     assert set(losses.schedule) == {SHORT, PAPER} and "case" not in losses
 
 
-@pytest.mark.parametrize("worse", ["common", "across", "r", "rise"])
+@pytest.mark.parametrize("worse", ["common", "across", "r", "rise", "turn"])
 def test_each_claim_fails_where_its_number_is_bad(worse):
     rows = [{"schedule": schedule, "density": 0.01, "first_mlp_share": 0.6, "r": 0.95, "rise": 0.2, "random_rise": 0.01}
             for schedule in (SHORT, PAPER)]  # fmt: skip
     agreed = pd.Series([0.6, 0.4, 0.39, 0.01])
     placed = pd.DataFrame({SHORT: [0.6, 0.4], PAPER: [0.6, 0.4]})
-    if worse in rows[0]:
+    turned = pd.DataFrame({"schedule": [SHORT, SHORT, PAPER, PAPER], "layer": [0, 1, 0, 1], "r": [0.5, 0.9, 0.5, 0.9]})
+    if worse == "turn":
+        turned.loc[1, "r"] = 0.8
+    elif worse in rows[0]:
         rows[0][worse] *= 0.5
     elif worse == "across":
         agreed[2] = 0.3
     else:
         placed[SHORT] = [0.4, 0.6]
-    verdicts = measured.judge(None, pd.DataFrame(rows), agreed, placed)
-    expected = {"common": 0, "across": 1, "r": 2, "rise": 3}[worse]
-    assert [verdict.holds for verdict in verdicts] == ["no" if place == expected else "yes" for place in range(4)]
+    verdicts = measured.judge(None, pd.DataFrame(rows), agreed, placed, turned)
+    expected = ["common", "across", "r", "rise", "turn"].index(worse)
+    assert [verdict.holds for verdict in verdicts] == ["no" if place == expected else "yes" for place in range(5)]
