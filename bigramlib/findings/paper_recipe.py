@@ -195,7 +195,7 @@ def plot_turns(axes: Axes, turned: pd.DataFrame) -> None:
     """Draw what `turns` returns: how well a linear lens reads the next token at each layer boundary."""
     for schedule, line in turned.groupby("schedule", sort=False):
         axes.plot(line.layer, line.r, "o-", color=COLOURS[str(schedule)], label=schedule)
-    axes.set(xlabel="layer boundary (0: embeddings)", ylabel="r of the lens with the own output", ylim=(0, None))
+    axes.set(xlabel="layer boundary (0: embeddings)", ylabel="r of the lens with the own output")
     axes.set(title="When the next token becomes readable")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False, fontsize="small")

@@ -178,7 +178,7 @@ class _LogPartition(torch.autograd.Function):
         kind = hidden.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else unembedding.dtype
         flat = hidden.flatten(0, -2).to(dtype)
-        maximum = torch.full((len(flat), 1), -torch.inf, device=hidden.device)
+        maximum = torch.full((len(flat), 1), -torch.inf, dtype=torch.float32, device=hidden.device)
         total = torch.zeros_like(maximum)
         expected = torch.zeros_like(flat, dtype=torch.float32) if context.needs_input_grad[0] else None
         size = max(1, LOGITS_AT_ONCE // len(flat))
