@@ -55,10 +55,11 @@ CLAIMS = {
         lambda short, paper, **_: short >= 0.9 * paper,
     ),
     "same turn": Claim(
-        "The next token becomes readable at the same layers in both (r of linear lenses within 0.05 at every boundary)",
+        "The next token becomes readable across the same layer in both",
         "the recipe of its release",
-        "r of the lenses at boundary 1: {short:.3f} and {paper:.3f}; they differ most at boundary {boundary}, by {most:.3f}",
-        lambda most, **_: most <= 0.05,
+        "r of a linear lens rises most at layer {short} (by {short_rise:.3f}), in the paper's at layer {paper} "
+        "(by {paper_rise:.3f})",
+        lambda short, paper, **_: short == paper,
     ),
 }
 
@@ -158,15 +159,15 @@ def judge(
     seeds = dict(zip(("short", "paper", "across", "chance"), agreed, strict=True))
     removal = {"short": short.rise, "paper": paper.rise, "random": short.random_rise}
     shares = {"short": short.first_mlp_share, "paper": paper.first_mlp_share}
-    lenses = turned.pivot(index="layer", columns="schedule", values="r")
-    apart = (lenses[SHORT] - lenses[PAPER]).abs()
-    turn = {"short": lenses[SHORT][1], "paper": lenses[PAPER][1], "boundary": apart.idxmax(), "most": apart.max()}
+    steps = turned.pivot(index="layer", columns="schedule", values="r").diff().iloc[1:]
+    layers = {"short": int(steps[SHORT].idxmax()), "paper": int(steps[PAPER].idxmax())}
+    most = {"short_rise": steps[SHORT].max(), "paper_rise": steps[PAPER].max()}
     return [
         check(folder, CLAIMS["same place"], common=common, **shares),
         check(folder, CLAIMS["same weights"], **seeds),
         check(folder, CLAIMS["as good"], short=short.r, paper=paper.r, **sizes),
         check(folder, CLAIMS["as necessary"], **removal),
-        check(folder, CLAIMS["same turn"], **turn),
+        check(folder, CLAIMS["same turn"], **layers, **most),
     ]
 
 

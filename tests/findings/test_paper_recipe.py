@@ -61,14 +61,14 @@ def test_each_claim_fails_where_its_number_is_bad(worse):
             for schedule in (SHORT, PAPER)]  # fmt: skip
     agreed = pd.Series([0.6, 0.4, 0.39, 0.01])
     placed = pd.DataFrame({SHORT: [0.6, 0.4], PAPER: [0.6, 0.4]})
-    turned = pd.DataFrame({"schedule": [SHORT, SHORT, PAPER, PAPER], "layer": [0, 1, 0, 1], "r": [0.5, 0.9, 0.5, 0.9]})
-    if worse == "turn":
-        turned.loc[1, "r"] = 0.8
-    elif worse in rows[0]:
+    lenses = pd.DataFrame({"layer": range(3), "r": [0.5, 0.9, 0.95]})
+    later = lenses.assign(r=[0.5, 0.6, 0.95]) if worse == "turn" else lenses
+    turned = pd.concat([later.assign(schedule=SHORT), lenses.assign(schedule=PAPER)])
+    if worse in rows[0]:
         rows[0][worse] *= 0.5
     elif worse == "across":
         agreed[2] = 0.3
-    else:
+    elif worse == "common":
         placed[SHORT] = [0.4, 0.6]
     verdicts = measured.judge(None, pd.DataFrame(rows), agreed, placed, turned)
     expected = ["common", "across", "r", "rise", "turn"].index(worse)
