@@ -88,10 +88,15 @@ def judge(folder: Path | None, report: pd.DataFrame, similarities: Mapping[str, 
     ]
 
 
+def steepest(report: pd.DataFrame) -> tuple[dict[str, int], dict[str, float]]:
+    """The layer across which r rises most, and by how much, for each model of `lens_reports`."""
+    rises = report.pivot(index="layer", columns="model", values="r").diff().iloc[1:].fillna(0.0)
+    return rises.idxmax().astype(int).to_dict(), rises.max().to_dict()
+
+
 def _turn(report: pd.DataFrame) -> dict[str, int | float]:
     """The layer across which r rises most, and by how much, in both models; the full model's r after its layer."""
-    rises = report.pivot(index="layer", columns="model", values="r").diff().iloc[1:].fillna(0.0)
-    layers, most = rises.idxmax().astype(int).to_dict(), rises.max()
+    layers, most = steepest(report)
     reached = report[report.model == FULL].set_index("layer").loc[layers[FULL]]
     turns = {"full_layer": layers[FULL], "full": most[FULL], "layer": layers[BIGRAM], "bigram": most[BIGRAM]}
     return turns | {"r": reached.r, "low": reached.r_low, "high": reached.r_high}

@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from bigramlib.analysis.overlap import jaccard
 from bigramlib.findings.claims import Claim, Verdict, check
+from bigramlib.findings.first_layer_turn import lens_reports, steepest
 from bigramlib.findings.necessary import rises
 from bigramlib.findings.study import Study
 from bigramlib.findings.style import BLUE, ORANGE
@@ -131,14 +132,9 @@ def losses_by_token(study: Study, families: Families, tokens: int) -> pd.DataFra
 
 
 def turns(study: Study, families: Families, moment_tokens: int, lens_tokens: int) -> pd.DataFrame:
-    """What linear lenses read at each layer boundary of the first subnetwork of each schedule.
-
-    Returns:
-        What `lens_report` returns, with a column schedule.
-    """
+    """What linear lenses read at each layer boundary of the first subnetwork of each schedule: `lens_reports`."""
     first = {schedule: study.moments(members[0], max_tokens=moment_tokens) for schedule, members in families.items()}
-    reports = [study.lens_report(found, max_tokens=lens_tokens).assign(schedule=name) for name, found in first.items()]
-    return pd.concat(reports, ignore_index=True)
+    return lens_reports(study, first, lens_tokens)
 
 
 def judge(
@@ -159,15 +155,14 @@ def judge(
     seeds = dict(zip(("short", "paper", "across", "chance"), agreed, strict=True))
     removal = {"short": short.rise, "paper": paper.rise, "random": short.random_rise}
     shares = {"short": short.first_mlp_share, "paper": paper.first_mlp_share}
-    steps = turned.pivot(index="layer", columns="schedule", values="r").diff().iloc[1:]
-    layers = {"short": int(steps[SHORT].idxmax()), "paper": int(steps[PAPER].idxmax())}
-    most = {"short_rise": steps[SHORT].max(), "paper_rise": steps[PAPER].max()}
+    layers, most = steepest(turned)
+    turn = {"short": layers[SHORT], "short_rise": most[SHORT], "paper": layers[PAPER], "paper_rise": most[PAPER]}
     return [
         check(folder, CLAIMS["same place"], common=common, **shares),
         check(folder, CLAIMS["same weights"], **seeds),
         check(folder, CLAIMS["as good"], short=short.r, paper=paper.r, **sizes),
         check(folder, CLAIMS["as necessary"], **removal),
-        check(folder, CLAIMS["same turn"], **layers, **most),
+        check(folder, CLAIMS["same turn"], **turn),
     ]
 
 
@@ -194,7 +189,7 @@ def plot_losses(axes: Axes, losses: pd.DataFrame) -> None:
 
 def plot_turns(axes: Axes, turned: pd.DataFrame) -> None:
     """Draw what `turns` returns: how well a linear lens reads the next token at each layer boundary."""
-    for schedule, line in turned.groupby("schedule", sort=False):
+    for schedule, line in turned.groupby("model", sort=False):
         axes.plot(line.layer, line.r, "o-", color=COLOURS[str(schedule)], label=schedule)
     axes.set(xlabel="layer boundary (0: embeddings)", ylabel="r of the lens with the own output")
     axes.set(title="When the next token becomes readable")

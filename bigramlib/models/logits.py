@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 LOGITS_AT_ONCE = 2**22
 """How many logits may be in memory together."""
 LOWEST_EXPONENT = -80.0
-"""How far below the largest logit another one counts, nats: below it, exp makes subnormal numbers, which are slow on a CPU."""
+"""How far below the largest logit another one counts on a CPU, nats: below it, exp makes subnormal numbers, slow there."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,10 @@ class _LogPartition(torch.autograd.Function):
                 logits *= cap
             larger = torch.maximum(maximum, logits.amax(-1, keepdim=True))
             shrink = (maximum - larger).exp_()
-            weights = logits.sub_(larger).clamp_(LOWEST_EXPONENT).exp_()
+            logits.sub_(larger)
+            if kind == "cpu":
+                logits.clamp_(LOWEST_EXPONENT)
+            weights = logits.exp_()
             maximum, total = larger, total.mul_(shrink).add_(weights.sum(-1, keepdim=True))
             if expected is not None:
                 if slope is not None:

@@ -49,7 +49,7 @@ def test_the_same_masks_agree_in_everything(study, families):
     assert agreed["two seeds, short schedule"] == agreed["two seeds, paper's recipe"] < 1
     assert np.allclose(placed.sum(), 1) and placed.min(axis=1).sum() == pytest.approx(1)
     turned = measured.turns(study, families, 256, 256)
-    assert set(turned.schedule) == {SHORT, PAPER}
+    assert set(turned.model) == {SHORT, PAPER}
     assert {verdict.holds for verdict in measured.judge(None, table, agreed, placed, turned)} == {"yes"}
     losses = measured.losses_by_token(study, families, tokens=256)
     assert set(losses.schedule) == {SHORT, PAPER} and "case" not in losses
@@ -63,7 +63,7 @@ def test_each_claim_fails_where_its_number_is_bad(worse):
     placed = pd.DataFrame({SHORT: [0.6, 0.4], PAPER: [0.6, 0.4]})
     lenses = pd.DataFrame({"layer": range(3), "r": [0.5, 0.9, 0.95]})
     later = lenses.assign(r=[0.5, 0.6, 0.95]) if worse == "turn" else lenses
-    turned = pd.concat([later.assign(schedule=SHORT), lenses.assign(schedule=PAPER)])
+    turned = pd.concat([later.assign(model=SHORT), lenses.assign(model=PAPER)])
     if worse in rows[0]:
         rows[0][worse] *= 0.5
     elif worse == "across":
