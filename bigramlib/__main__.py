@@ -21,7 +21,7 @@ DEFAULTS = {
     "CORPUS": "sotu",
     "TEXT_COLUMN": "text",
     "DEVICE": "cpu",
-    "NOTEBOOKS": "01 02 03 04 05 06 07 08 09 11 12 13 15",
+    "NOTEBOOKS": "01 02 03 04 05 06 07 08 09 10 11 12 13 15",
     "SWEEP": "sweep.yaml",
     "SCHEDULER": "",
     "PROCESSES": "",
@@ -34,7 +34,7 @@ Without a model, each notebook is executed on its own.
 EVERYWHERE = ("SCHEDULER", "PROCESSES")
 """Options of `reproduce` and `sweep`."""
 DRAWN = f"{DEFAULTS['NOTEBOOKS']} 14 16"
-"""The notebooks whose masks come with a checkout: all but 00, which pretrains, and 10, which shows the user's store."""
+"""The notebooks whose masks come with a checkout: all but 00, which pretrains."""
 SAID = {"MODEL": "the own one of each", "SCHEDULER": "this machine", "PROCESSES": "one for each core"}
 """What is used where nothing is given and there is no default."""
 

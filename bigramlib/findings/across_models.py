@@ -1,10 +1,9 @@
-"""Notebook 10: all models for which the store holds bigram subnetworks, measured in the same way."""
+"""Notebook 10: all models that have figures, side by side, from the tables that notebooks 02, 04 and 06 wrote."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,114 +11,81 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter
 
 from bigramlib.analysis.controls import smallest_reaching
-from bigramlib.findings.study import Study
-from bigramlib.findings.style import PAPER_R, correlation_axis
-from bigramlib.subnetworks.provenance import origins
-from bigramlib.subnetworks.stored import stored_provenances
-from bigramlib.subnetworks.subnetwork import Subnetwork
-from bigramlib.text.sources import check_source
+from bigramlib.findings.first_layer_turn import FULL, steepest
+from bigramlib.findings.style import PAPER_R, correlation_axis, figure_folder, read_tables
 
-log = logging.getLogger(__name__)
+FRONTIER, ABLATION, TURN = TABLES = ("02_frontier", "04_ablation", "06_turn")
+"""The tables that models are compared by."""
+Tables = Mapping[str, pd.DataFrame]
 
 
-@dataclass(frozen=True)
-class Surveyed:
-    """A model with its bigram subnetworks in the store.
-
-    Attributes:
-        study: the model, its text and its bigram table.
-        subnetworks: by sparsity penalty (see `stored_subnetworks`).
-    """
-
-    study: Study
-    subnetworks: dict[float, Subnetwork]
-
-    def points(self, max_tokens: int) -> pd.DataFrame:
-        """What `frontier` returns for the subnetworks, with a column model."""
-        return self.study.frontier(self.subnetworks, max_tokens=max_tokens).assign(model=self.study.model.name)
-
-    def summary(self, points: pd.DataFrame, max_tokens: int) -> dict[str, object]:
-        """One row about the smallest subnetwork with r > 0.95, or about the one with the highest r if there is none.
-
-        Args:
-            points: what `points` returns.
-            max_tokens: held-out tokens for the cost of removing it; the moments take four times as many tokens of training
-                text, the lenses a quarter as many held-out tokens.
-
-        Returns:
-            By column name: model, sizes (numbers of weights), r, "in first MLP" (share of the kept weights), the rise in
-            cross-entropy without the subnetwork and without random weights (nats per token), and the layer across which the
-            r of the lenses rises most, counted from 1.
-        """
-        study, best = self.study, smallest_reaching(points, PAPER_R)
-        subnetwork = self.subnetworks[best.sparsity_penalty]
-        damage = study.ablate(subnetwork, draws=1, max_tokens=max_tokens)
-        lens = study.lens_report(study.moments(max_tokens=4 * max_tokens), max_tokens=max_tokens // 4, batch_size=4)
-        rises = lens.set_index("layer").r.diff().iloc[1:]
-        return {
-            "model": study.model.name,
-            "parameters": sum(parameter.numel() for parameter in study.model.hf.parameters()),
-            "maskable": subnetwork.total,
-            "full r": float(points.set_index("case").r["full"]),
-            "kept": subnetwork.kept,
-            "share kept": subnetwork.density,
-            "r": best.r,
-            "in first MLP": best.first_mlp_share,
-            "without it, nats": float(damage.rise["full - subnetwork"]),
-            "without random, nats": float(damage.rise["full - random"]),
-            "turn at layer": int(rises.idxmax()) if rises.notna().any() else np.nan,
-        }
-
-
-def surveyed_names(wanted: Sequence[str] = ()) -> dict[str, str]:
-    """Names of the models that have subnetworks in the store, with the source of their text.
-
-    Randomly initialised controls are left out, models tuned here, which have no name to load them by, and checkpoints of a
-    model that is itself in the store. Subnetworks whose text cannot be read again are left out with a warning.
+def surveyed(root: Path, wanted: Sequence[str] = ()) -> dict[str, Tables]:
+    """The tables of models by the names of their folders; those of notebooks that were not run are empty.
 
     Args:
-        wanted: names of models; all models if it is empty.
+        root: the folder of all figures.
+        wanted: names of models; all that notebook 02 was run on if it is empty.
 
     Raises:
-        ValueError: there are no such models, or one of the wanted models has no subnetwork in the store.
+        ValueError: notebook 02 was not run on a wanted model, or on none.
     """
-    rows = [facts | origins(facts) for facts in stored_provenances().values()]
-    rows = [facts for facts in rows if facts["model_origin"] not in ("random", "tuned")]
-    names: dict[str, str] = {}
-    for name, source in sorted({(facts["model"], facts["corpus_source"]) for facts in rows}):
-        try:
-            check_source(source)
-            names[name] = source
-        except (ValueError, OSError) as error:
-            log.warning("Subnetworks of %r are left out of the survey: %s", name, error)
-    earlier = {facts["model"] for facts in rows if facts["model_revision"] and facts["model_source"] in names}
-    names = {name: source for name, source in sorted(names.items()) if name not in earlier}
-    lacking = sorted(set(wanted) - set(names))
-    if lacking or not names:
-        what = f"of {lacking[0]!r}, only of {', '.join(names) or 'no model'}" if lacking else "of any model"
-        raise ValueError(f"The store holds no bigram subnetwork {what}; run notebook 02 on it first.")
-    return {name: source for name, source in names.items() if not wanted or name in wanted}
+    folders = {name: folder for name in wanted if (folder := figure_folder(name, root))}
+    folders = folders or {file.parent.name: file.parent for file in sorted(root.glob(f"*/{FRONTIER}.csv"))}
+    found = {folder.name: read_tables(folder, TABLES) for folder in folders.values()}
+    lacking = next((name for name, folder in folders.items() if found[folder.name][FRONTIER].empty), None)
+    if lacking or not found:
+        raise ValueError(f"{str(root)!r} has no {FRONTIER}.csv of {lacking or 'any model'}; run notebook 02 on it first.")
+    return found
 
 
-def survey(name: str, source: str, device: str = "cpu", text_column: str = "text") -> Surveyed:
-    """Load a model and all its subnetworks in the store whose target was the bigram table of this text.
+def frontiers(models: Mapping[str, Tables]) -> pd.DataFrame:
+    """The full model, the empty one and the subnetworks of each of `surveyed`, as notebook 02 has them, with a column model."""
+    rows = [tables[FRONTIER].query("model == 'trained'").assign(model=name) for name, tables in models.items()]
+    points = pd.concat(rows, ignore_index=True)
+    return points[points.case != "random subnetwork"].reset_index(drop=True)
 
-    Raises:
-        ValueError: there are no such subnetworks.
+
+def summary(models: Mapping[str, Tables]) -> pd.DataFrame:
+    """A row for each of `surveyed`, about its smallest subnetwork with r > 0.95; if there is none, the one with the highest r.
+
+    Returns:
+        By model: maskable (number of weights), full r, kept, share kept, r, in first MLP (share of the kept weights), the rise
+        in cross-entropy without the subnetwork and without random weights (nats per token), and the layer across which the r
+        of the lenses rises most in the full model, counted from 1. What was not measured is NaN.
     """
-    study = Study(name, source, device, text_column=text_column)
-    found = study.stored()
-    if not found:
-        raise ValueError(f"The store holds no bigram subnetwork of {name!r} on {source!r}; run notebook 02 on it first.")
-    return Surveyed(study, found)
+    rows = {name: _row(tables) for name, tables in models.items()}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
+
+
+def _row(tables: Tables) -> dict[str, float | int]:
+    points = tables[FRONTIER].query("model == 'trained'")
+    best = smallest_reaching(points, PAPER_R)
+    removed = tables[ABLATION]
+    rises = pd.Series(dtype=float)
+    if len(removed):
+        sizes = removed[removed.case == "subnetwork"].set_index("subnetwork").kept
+        rises = removed[removed.subnetwork.isin(sizes.index[sizes == best.kept])].set_index("case").rise
+    layers = steepest(tables[TURN])[0] if len(tables[TURN]) else {}
+    return {
+        "maskable": int(best.total),
+        "full r": points.set_index("case").r["full"],
+        "kept": int(best.kept),
+        "share kept": best.kept / best.total,
+        "r": best.r,
+        "in first MLP": best.first_mlp_share,
+        "without it, nats": rises.get("full - subnetwork", np.nan),
+        "without random, nats": rises.get("full - random", np.nan),
+        "turn at layer": layers.get(FULL, np.nan),
+    }
 
 
 def judge(summary: pd.DataFrame) -> dict[str, bool]:
-    """The verdicts of notebook 10 by question, from the rows of `Surveyed.summary` with the model as the index."""
-    damage = summary["without it, nats"] > summary["without random, nats"]
+    """The verdicts of notebook 10 by question, from what `summary` returns."""
+    removed = summary.dropna(subset="without it, nats")
+    damage = removed["without it, nats"] > removed["without random, nats"]
     return {
         "mini reaches r > 0.95": "mini" in summary[summary.r > PAPER_R].index,
-        "removing the subnetwork costs more than removing random weights, in every model": bool(damage.all()),
+        "removing the subnetwork costs more than removing random weights, in every model": bool(len(damage) and damage.all()),
     }
 
 
@@ -128,7 +94,7 @@ def plot_models(axes: Sequence[Axes], points: pd.DataFrame) -> None:
 
     Args:
         axes: two: over kept weights, and over their share of the maskable weights.
-        points: what `frontier` returns for several models, with a column model.
+        points: what `frontiers` returns.
     """
     found = points[points.case == "subnetwork"].sort_values("kept")
     for model, line in found.groupby("model", sort=False):

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from bigramlib.analysis.behaviours import Behaviour, running_text, token_losses
 from bigramlib.analysis.circuits import best_head, build_up, follow, passes
@@ -213,6 +214,7 @@ def plot_build_up(axes: Sequence[Axes], paths: pd.DataFrame, full: float) -> Non
     for place, label in zip(axes, ("heads and MLPs added", "kept weights"), strict=True):
         place.axhline(full, color="black", linewidth=0.8, linestyle="--", label="full model")
         place.set(xlabel=label, ylabel="cross-entropy (nats per token)", ylim=(full - 0.2, highest + 0.3))
+    axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[1].set_xscale("log")
     axes[0].legend(frameon=False, fontsize="small")
 

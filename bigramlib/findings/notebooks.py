@@ -18,8 +18,6 @@ EXECUTED = Path(".executed")
 OWN_STORE = EXECUTED / "store"
 """The store of `make notebooks` and `make figures`: the masks that come with a checkout, and what is made of them."""
 MASKS = Path("tests/subnetworks.zip")
-SURVEY = "10"
-"""The notebook that shows whatever models the user's store holds."""
 HEADLESS = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "WANDB_MODE": "disabled",
@@ -55,14 +53,13 @@ def pretrain() -> None:
 
 
 def execute_committed() -> None:
-    """Execute all notebooks but 10 with their own parameters, and keep their new outputs, figures, masks and adapters.
+    """Execute all notebooks with their own parameters, and keep their new outputs, figures, masks and adapters.
 
     Masks of earlier runs are used again. To train all masks anew, remove tests/subnetworks.zip and .executed/store first.
-    Notebook 10 is not executed, because it shows the models in the user's store; use `make reproduce NOTEBOOKS=10`.
     """
     if MASKS.exists():
         take_shipped(OWN_STORE)
-    for path in sorted(path for path in NOTEBOOKS.glob("[0-9][0-9]_*.ipynb") if path.name[:2] != SURVEY):
+    for path in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")):
         executed = EXECUTED / path
         copy_with_figures(path, executed, "../figures")
         execute(executed, executed, OWN_STORE, {})

@@ -188,6 +188,7 @@ PARAMETERS: dict[str, Rule] = {
     "draws": _count,
     "longer_steps": _number(20, whole=True),
     "fixed_density": _number(1e-6, 1),
+    "every": _count,
     "max_tokens": _count,
     "tokens": _count,
     "moment_tokens": _count,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bigramlib.disk import written_whole
 from bigramlib.findings.claims import recorded
-from bigramlib.findings.notebooks import EXECUTED, NOTEBOOKS, SURVEY
+from bigramlib.findings.notebooks import EXECUTED, NOTEBOOKS
 from bigramlib.findings.reproduction import MODEL, OWN_MODELS
 from bigramlib.findings.summary import claims_table
 
@@ -16,6 +16,8 @@ REPORT = Path("report")
 FIGURES = Path("figures")
 ASSETS = Path(__file__).parent / "assets"
 FOLDED = "folded.html.j2"
+SURVEY = "10"
+"""The notebook about all models that have figures."""
 MEASURED = ("yes", "no", "not testable")
 PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -67,7 +69,7 @@ def write_report(folder: Path = REPORT) -> Path:
 def executed_notebooks() -> dict[tuple[str, str], Path]:
     """The notebooks by number and model: those executed on a model, else the committed ones, in the order of their numbers.
 
-    The one about all models of the store counts as about "models", whatever model it was executed on.
+    The one about all models counts as about "models", whatever model it was executed on.
     """
     models = OWN_MODELS | {SURVEY: "models"}
     committed = {path.name[:2]: path for path in NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")}

@@ -13,14 +13,15 @@ from typing import Any
 
 from bigramlib.cluster.executors import Executor, on_each
 from bigramlib.cluster.searches import Search
-from bigramlib.cluster.sweep import ALL, grid
+from bigramlib.cluster.sweep import grid
 from bigramlib.cluster.workers import workers
 from bigramlib.disk import located
 from bigramlib.findings.notebooks import EXECUTED, NOTEBOOKS, OWN_STORE, execute, numbered, say, take_shipped
 from bigramlib.findings.paper_recipe import paper_config
 from bigramlib.findings.parameters import PARAMETERS, checked, read_parameters
 from bigramlib.findings.style import figure_folder
-from bigramlib.models.loading import EMBEDDED, WORLD_BASES, load_model
+from bigramlib.findings.through_pretraining import searched_steps
+from bigramlib.models.loading import EMBEDDED, WORLD_BASES, checkpoint_names, load_model
 from bigramlib.models.packages import PACKAGED
 from bigramlib.store import store_root
 
@@ -32,10 +33,10 @@ WORLD_ALONE = "13"
 """The notebook that needs models whose pretraining is known."""
 PATHS = {"tasks", "instruct", "partner"}
 """Parameters in settings that may be paths; relative ones start from the root of the checkout."""
-BEGINS, ENDS = "01", "09"
-"""The notebook with the first figure, which needs no masks, and the one that sums the others up."""
+BEGINS, ENDS = "01", ("09", "10")
+"""The notebook with the first figure, which needs no masks, and those that show what the others wrote."""
 
-LONGEST = ("08", "13", "11", "12", "02")
+LONGEST = ("12", "13", "08", "02", "05")
 """The notebooks that take longest. They begin first, so that no process waits long for the last one."""
 
 
@@ -68,7 +69,7 @@ def reproduce(
 ) -> list[str]:
     """Execute notebooks on a model; figures go to figures/<model>/, executed notebooks to .executed/<model>/.
 
-    First all their masks are found, and notebook 01 is executed; then the other notebooks, and at the end notebook 09. Call it
+    First all their masks are found, and notebook 01 is executed; then the other notebooks, and at the end 09 and 10. Call it
     in the root of a source checkout. Parameters that a model needs instead of the notebooks' defaults are read from
     notebooks/settings/MODEL/NN.yaml, and from all.yaml there, which is for every notebook that has such a parameter.
 
@@ -94,7 +95,7 @@ def reproduce(
     weights = [check_values(name, corpus, device, numbers, text_column) for name in dict.fromkeys(models.values() or [MODEL])]
     given = {"corpus": corpus, "text_column": text_column, "device": device}
     executions = {number: execution(number, typed[number], models[number], given) for number in numbers}
-    others = [number for number in (*LONGEST, *numbers) if number in numbers and number not in (BEGINS, ENDS)]
+    others = [number for number in (*LONGEST, *numbers) if number in numbers and number not in (BEGINS, *ENDS)]
     store = store_root()
     if Path(".store/reproduce").is_dir():
         say(f"make: masks of an earlier version: cp -Rn .store/reproduce/. {shlex.quote(str(store))} keeps them")
@@ -102,7 +103,7 @@ def reproduce(
     parts: dict[str, Sequence[Search | Execution]] = {
         "masks, first notebook": [*(executions[number] for number in numbers if number == BEGINS), *masks],
         "notebooks": [executions[number] for number in others],
-        "last notebook": [executions[number] for number in numbers if number == ENDS],
+        "last notebooks": [executions[number] for number in numbers if number in ENDS],
     }
     with workers(scheduler, processes, device, max(weights)) as executor:
         run_all(parts, executor)
@@ -167,10 +168,10 @@ def execution(number: str, typed: str, model: str, given: Mapping[str, str]) -> 
     """
     folder = Path(f"{NOTEBOOKS}/settings/{typed}")
     shared, own = read_parameters(folder / "all.yaml"), read_parameters(folder / f"{number}.yaml")
-    known = defaults(numbered(number)) if shared else {}
+    known = defaults(numbered(number))
     own = {name: value for name, value in shared.items() if name in known} | own
     paths = {name: located(str(own[name]), {*EMBEDDED, *PACKAGED}) for name in PATHS & own.keys()}
-    asked = {name: value for name, value in given.items() if name == "device" or number not in OWN_MODELS}
+    asked = {name: value for name, value in given.items() if name in known}
     output = Path(f"{figure_folder(model, EXECUTED)}/{number}.ipynb").absolute()
     figures = str(Path("figures").absolute())
     parameters = own | paths | asked | {"model": model, "figures": figures}
@@ -217,8 +218,10 @@ def _of_05(values: Values, find: Find) -> list[Search]:
     return found + find(values["pruning_penalties"], targets=["model"])
 
 
-def _of_09(values: Values, find: Find) -> list[Search]:
-    return find(values["penalties"]) + find([values["pruning_penalty"]], targets=["model"])
+def _of_07(values: Values, find: Find) -> list[Search]:
+    known = checkpoint_names(values["model"])
+    chosen = [known[step] for step in searched_steps(known, values["every"])] if len(known) > 1 else []
+    return find(values["penalties"], checkpoints=[name.partition("@")[2] for name in chosen])
 
 
 def _of_seeds(values: Values, find: Find) -> list[Search]:
@@ -236,8 +239,7 @@ SEARCHES: dict[str, Callable[[Values, Find], list[Search]]] = {
     "02": _of_02,
     "03": _of_03,
     "05": _of_05,
-    "07": lambda values, find: find(values["penalties"], checkpoints=[ALL]),
-    "09": _of_09,
+    "07": _of_07,
     "12": _of_seeds,
     "14": _of_seeds,
     "16": _of_16,

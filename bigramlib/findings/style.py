@@ -7,6 +7,7 @@ import io
 import os
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -108,6 +109,12 @@ def save_table(data: pd.DataFrame, folder: Path | None, name: str, float_format:
     if folder is not None:
         with written_whole(folder / f"{name}.csv") as file:
             data.to_csv(file, index=False, float_format=float_format)
+
+
+def read_tables(folder: Path, names: Iterable[str]) -> dict[str, pd.DataFrame]:
+    """Tables of a folder that `save_table` wrote, by name; empty where there is none."""
+    files = {name: folder / f"{name}.csv" for name in names}
+    return {name: pd.read_csv(file) if file.exists() else pd.DataFrame() for name, file in files.items()}
 
 
 def write_above(axes: Axes, value: float, position: int) -> None:

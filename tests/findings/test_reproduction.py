@@ -51,7 +51,7 @@ def test_settings_in_all_yaml_are_for_every_notebook_that_has_such_a_parameter(t
     assert {search.config.steps for search in searches_of("02", found["02"])} == {7}
 
 
-@pytest.mark.parametrize("number", ["02", "03", "05", "07", "09", "12", "14", "16"])
+@pytest.mark.parametrize("number", ["02", "03", "05", "07", "12", "14", "16"])
 def test_settings_of_a_model_and_what_is_given_reach_the_searches(monkeypatch, number):
     monkeypatch.chdir(ROOT)
     given = {"model": "world-a0", "corpus": "self", "penalties": "[7]", "control_penalties": [7]}
@@ -59,6 +59,17 @@ def test_settings_of_a_model_and_what_is_given_reach_the_searches(monkeypatch, n
     searches = searches_of(number, given)
     assert {(search.model.partition("@")[0], search.corpus) for search in searches} == {("world-a0", "self")}
     assert {search.config.sparsity_penalty for search in searches if search.target == "bigram"} == {7}
+
+
+@pytest.mark.parametrize(
+    ("model", "every", "revisions"),
+    [("mini", 1, 8), ("mini", 3, ["step0", "step128", "step1024", "step1600"]), ("mini@step64", 1, ["step64"])],
+)
+def test_the_searches_of_checkpoints_are_those_that_notebook_07_asks_for(monkeypatch, model, every, revisions):
+    monkeypatch.chdir(ROOT)
+    found = searches_of("07", {"model": model, "every": every, "penalties": [7]})
+    names = [search.model.partition("@")[2] for search in found]
+    assert names == revisions if isinstance(revisions, list) else len(set(names)) == revisions
 
 
 def test_figures_are_drawn_from_the_masks_of_the_checkout_and_the_users_store_stays_as_it_is(tmp_path, monkeypatch):

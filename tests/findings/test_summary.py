@@ -1,13 +1,14 @@
 """Notebook 09: all claims stand in one table, in order, and one page shows what the other notebooks measure."""
 
+import shutil
+from pathlib import Path
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 
-from bigramlib.analysis.overlap import overlap_test
-from bigramlib.analysis.residual import covariance_similarity
 from bigramlib.findings import (
     base_to_build_on,
     bigram_target,
@@ -25,9 +26,10 @@ from bigramlib.findings import (
     where_they_live,
 )
 from bigramlib.findings.claims import BIGRAM_SUBNETWORKS, COLUMNS, check, recorded, untestable
-from bigramlib.findings.summary import ALL_CLAIMS, CLAIMS, FIRST_PAPER, claims_table, count, judge, measure_page, plot_page
-from bigramlib.numeric import percent
+from bigramlib.findings.style import read_tables
+from bigramlib.findings.summary import ALL_CLAIMS, CLAIMS, FIRST_PAPER, SHOWN, claims_table, count, judge, plot_page
 
+FIGURES = Path(__file__).parents[2] / "figures"
 NOTEBOOKS = [
     pretrain_mini, bigram_target, find_subnetworks, where_they_live, necessary, overlap, first_layer_turn, through_pretraining,
     base_to_build_on,
@@ -38,9 +40,11 @@ KEYS += [key for notebook in (*SECOND_PAPER, sweeps, paper_recipe) for key in no
 
 
 def points(*, total=20_000_000, kept=10_000_000, r=0.96):
-    """What `Study.frontier` gives of one subnetwork."""
+    """The table of notebook 02 with one subnetwork."""
     rows = pd.DataFrame({"case": ["full", "empty", "subnetwork"], "kept": [total, 0, kept], "total": total})
-    return rows.assign(r=[0.5, 0.4, r], sparsity_penalty=[np.nan, np.nan, 10.0])
+    rows = rows.assign(r=[0.5, 0.4, r], sparsity_penalty=[np.nan, np.nan, 10.0], model="trained")
+    control = rows.iloc[[2]].assign(kept=1, r=0.99, model="random")  # no subnetwork of the model itself
+    return pd.concat([rows, control], ignore_index=True)
 
 
 def test_no_claim_stands_in_two_notebooks_under_one_key_or_in_the_same_words():
@@ -96,11 +100,11 @@ def test_a_recorded_row_of_no_claim_is_left_out_of_the_table(tmp_path):
         ({}, "yes", "10.0M weights for r 0.960"),
         ({"kept": 16_000_000}, "no", "16.0M weights for r 0.960"),
         ({"r": 0.94}, "no", "10.0M weights for r 0.940"),
-        ({"total": 9_900_000}, "not testable", "tiny gpt_neox has only 9.9M maskable weights"),
+        ({"total": 9_900_000}, "not testable", "tiny has only 9.9M maskable weights"),
     ],
 )
-def test_about_ten_million_weights_suffice_or_not_where_there_are_so_many(study, tmp_path, values, holds, ours):
-    (verdict,) = judge(tmp_path, study, points(**values))
+def test_about_ten_million_weights_suffice_or_not_where_there_are_so_many(tmp_path, values, holds, ours):
+    (verdict,) = judge(tmp_path, "tiny", points(**values))
     assert (verdict.claim, verdict.holds, verdict.ours) == (CLAIMS["ten million"], holds, ours)
     assert recorded(tmp_path)[verdict.claim.text][2:] == (ours, holds)
 
@@ -112,46 +116,41 @@ def test_claims_are_counted_and_those_that_fail_or_were_not_measured_are_named()
     assert count(claims.head(1)) == "yes: 1 of 1"
 
 
-@pytest.fixture
-def measured(study, quick):
-    """The subnetworks of a study, and its page."""
-    subnetworks = {penalty: study.find(penalty) for penalty in (1.0, 10.0)}
-    return subnetworks, measure_page(study, subnetworks, 10.0, 1.0, 30.0, moment_tokens=512, lens_tokens=256)
+def test_nothing_is_judged_where_notebook_02_was_not_run(tmp_path):
+    assert judge(tmp_path, "tiny", read_tables(tmp_path, SHOWN)["02_frontier"]) == []
+    assert not any(tmp_path.iterdir())
 
 
-def test_each_part_of_the_page_is_measured_as_in_its_notebook(study, measured):
-    subnetworks, page = measured
-    pruned = study.prune(30.0)
-    assert page.subnetwork.hash == subnetworks[10.0].hash
-    assert_frame_equal(page.points, study.frontier(subnetworks, draws=1).assign(model="trained"))
-    assert_frame_equal(page.ablation, study.ablate(subnetworks[1.0], draws=1))
-    assert_frame_equal(page.overlap.drop(columns="pair"), overlap_test(subnetworks[10.0], pruned).iloc[[-1]])
-    assert list(page.overlap.pair) == [f"{percent(subnetworks[10.0].density, 1)} / {percent(pruned.density, 1)} kept"]
-    moments = first_layer_turn.moments_of(study, subnetworks[10.0], 512)
-    assert np.array_equal(page.similarity, covariance_similarity(moments[first_layer_turn.FULL]))
-    assert_frame_equal(page.lenses, first_layer_turn.lens_reports(study, moments, 256))
-    assert page.development is None
-
-
-def titles(figure):
-    return {place.get_title() for place in figure.axes} - {""}
-
-
-def test_the_page_of_a_model_without_checkpoints_has_three_rows(measured):
-    figure = plot_page(measured[1], "Bigram subnetworks of tiny")
+def letters_and_titles(figure):
     figure.canvas.draw()
-    assert {"They exist", "Necessary", "Shared with optimal pruning"} <= titles(figure)
-    assert figure.get_suptitle() == "Bigram subnetworks of tiny"
-    assert "In the first layer's MLP" not in titles(figure) and figure.get_figheight() == 3 * 5
+    texts = [text.get_text() for place in figure.axes for text in place.texts]
+    titles = {place.get_title() for place in figure.axes} - {""}
     plt.close(figure)
+    return "".join(sorted(text for text in texts if len(text) == 1 and text.isupper())), titles
 
 
-def test_the_page_of_a_model_with_checkpoints_shows_its_pretraining(study, checkpoints, measured):
-    page = measured[1]
-    plain = through_pretraining.through_pretraining(study, [10.0])
-    assert_frame_equal(page.development, plain)
-    figure = plot_page(page, "Bigram subnetworks of tiny")
-    figure.canvas.draw()
-    assert {"How bigram-like", "In the first layer's MLP", "Shared with the final subnetwork"} <= titles(figure)
-    assert figure.get_figheight() == 4 * 5
-    plt.close(figure)
+def test_the_page_shows_what_the_tables_of_the_other_notebooks_have():
+    tables = read_tables(FIGURES / "mini", SHOWN)
+    figure = plot_page(tables, "Bigram subnetworks of mini")
+    frontier, removed, similar = figure.axes[0], figure.subfigs[1].axes[0], figure.subfigs[1].axes[2]
+    assert figure.get_suptitle() == "Bigram subnetworks of mini"
+    trained = tables["02_frontier"].query("model == 'trained' and case == 'subnetwork'").sort_values("kept")
+    assert list(frontier.containers[0].lines[0].get_ydata()) == list(trained.r)
+    largest = tables["04_ablation"].groupby("subnetwork", sort=False).get_group(tables["04_ablation"].subnetwork[0])
+    assert [text.get_text() for text in removed.get_yticklabels()] == list(largest.case[1:])[::-1]
+    full = tables["06_similarity"].query("model == 'full model'").set_index(["layer", "other"]).value.unstack()
+    assert np.allclose(similar.collections[0].get_array().reshape(full.shape), full)
+    pairs = [text.get_text() for text in figure.subfigs[1].axes[1].get_xticklabels()]
+    assert "by component" not in pairs and pairs == list(tables["05_overlap"].query("component == 'total'").pair)[:-1]
+    shown = letters_and_titles(figure)
+    assert shown[0] == "ABCDEFGHIJKL"
+    assert {"They exist", "Necessary", "Shared with optimal pruning", "How bigram-like"} <= shown[1]
+
+
+def test_the_page_leaves_out_what_was_not_run(tmp_path):
+    assert plot_page(read_tables(tmp_path, SHOWN), "nothing") is None
+    for name in ("02_frontier", "02_where", "04_ablation", "06_turn"):
+        shutil.copy(FIGURES / "mini" / f"{name}.csv", tmp_path)
+    figure = plot_page(read_tables(tmp_path, SHOWN), "a part")
+    assert len(figure.subfigs) == 3
+    assert letters_and_titles(figure)[0] == "ABCDEFG"

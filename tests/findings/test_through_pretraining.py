@@ -12,6 +12,7 @@ from bigramlib.findings.through_pretraining import (
     judge,
     plot_through_pretraining,
     r_at_size,
+    searched_steps,
     through_pretraining,
 )
 
@@ -60,6 +61,18 @@ def test_every_checkpoint_is_searched_and_compared_with_the_last(study, checkpoi
     total = overlap_test(first, last).iloc[-1]
     assert (row.contained, row.times_chance) == (total.contained, total.overlap / total.flat_expected)
     assert (found[found.step == 40].contained == 1.0).all()
+
+
+@pytest.mark.parametrize(("every", "chosen"), [(1, [0, 8, 16, 32]), (2, [0, 16, 32]), (3, [0, 32]), (4, [0, 32]), (9, [0, 32])])
+def test_each_checkpoint_or_every_second_or_so_on_is_searched_and_always_the_last(every, chosen):
+    assert searched_steps(reversed(STEPS), every) == chosen
+    assert searched_steps([7], every) == [7]
+
+
+def test_checkpoints_that_are_left_out_change_nothing_of_the_others(study, checkpoints, quick):
+    whole, part = (through_pretraining(study, [1.0], every, max_tokens=256) for every in (1, 2))
+    assert list(whole.step) == [0, 16, 40] and list(part.step) == [0, 40]
+    pd.testing.assert_frame_equal(part, whole[whole.step != 16].reset_index(drop=True))
 
 
 def test_a_model_without_checkpoints_has_one_row_for_each_penalty(study, quick):

@@ -30,9 +30,9 @@ from bigramlib import (
 from bigramlib.analysis.behaviours import repeated_sequences, token_losses
 from bigramlib.analysis.lenses import lens_report
 from bigramlib.analysis.residual import ResidualMoments
-from bigramlib.findings.across_models import survey
 from bigramlib.models.mini import PretrainConfig, build_model, pretrain
 from bigramlib.subnetworks.published import load_published, save_published
+from bigramlib.subnetworks.stored import stored_subnetworks
 
 
 @contextmanager
@@ -321,7 +321,7 @@ def test_text_of_another_vocabulary_has_no_moments_in_a_model(model, corpus):
         ResidualMoments.collect(model, other, sequence_length=16)
 
 
-def test_subnetworks_of_another_configuration_are_not_surveyed_nor_taken_for_earlier_ones(tmp_path, tokenizer, caplog):
+def test_subnetworks_of_another_configuration_are_not_found_nor_taken_for_earlier_ones(tmp_path, tokenizer, caplog):
     mini = load_model("mini")
     source = tmp_path / "text.txt"
     source.write_text("\n".join(f"the cat sat on {number} mats with {number} dogs and a rat" for number in range(200)))
@@ -336,5 +336,5 @@ def test_subnetworks_of_another_configuration_are_not_surveyed_nor_taken_for_ear
     theirs = find_subnetwork(changed, table, train, dataclasses.replace(quick, sparsity_penalty=2.0))
     find_subnetwork(changed, table, train, quick)
     assert "earlier version" not in caplog.text
-    assert set(survey("mini", str(source)).subnetworks) == {1.0}
+    assert set(stored_subnetworks(mini, table.hash)) == {1.0}
     assert theirs.provenance["model_hash"] == changed.hash

@@ -26,9 +26,25 @@ def test_the_best_for_each_penalty_is_taken_and_those_of_other_models_and_target
     assert found[1.0].provenance["config"]["seed"] == 0 and len(stored_provenances()) == 7
 
 
+def test_only_the_masks_that_are_taken_are_read_and_a_damaged_one_gives_way_to_the_next(
+    model, table, corpus, monkeypatch, caplog
+):
+    first, second, best = (search(model, table, corpus, steps=steps) for steps in (3, 4, 5))
+    read, load = [], Subnetwork.load
+    monkeypatch.setattr(Subnetwork, "load", lambda file: read.append(file) or load(file))
+    assert stored_subnetworks(model, table.hash)[1.0].hash == best.hash and len(read) == 1
+    content = bytearray(read[0].read_bytes())
+    content[-1] ^= 255
+    read[0].write_bytes(content)
+    assert stored_subnetworks(model, table.hash)[1.0].hash == second.hash != first.hash
+    assert "A file of the store is left out" in caplog.text
+
+
 def test_what_was_not_found_by_training_or_cannot_be_read_is_left_out(model, table, corpus, caplog):
     found = search(model, table, corpus)
     Subnetwork.full(model).save(store_folder("subnetworks") / "by hand.safetensors")
     (store_folder("subnetworks") / "empty.safetensors").touch()
+    (store_folder("subnetworks") / "folder.safetensors").mkdir()
+    (store_folder("subnetworks") / "link.safetensors").symlink_to("nowhere")
     assert {penalty: each.hash for penalty, each in stored_subnetworks(model, table.hash).items()} == {1.0: found.hash}
-    assert "A file of the store is left out" in caplog.text and "empty" in caplog.text
+    assert all(left in caplog.text for left in ("A file of the store is left out", "empty", "folder", "link"))
