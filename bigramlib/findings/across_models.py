@@ -31,7 +31,7 @@ def surveyed(root: Path, wanted: Sequence[str] = ()) -> dict[str, Tables]:
     """
     folders = {name: folder for name in wanted if (folder := figure_folder(name, root))}
     folders = folders or {file.parent.name: file.parent for file in sorted(root.glob(f"*/{FRONTIER}.csv"))}
-    found = {folder.name: read_tables(folder, TABLES) for folder in folders.values()}
+    found: dict[str, Tables] = {folder.name: read_tables(folder, TABLES) for folder in folders.values()}
     lacking = next((name for name, folder in folders.items() if found[folder.name][FRONTIER].empty), None)
     if lacking or not found:
         raise ValueError(f"{str(root)!r} has no {FRONTIER}.csv of {lacking or 'any model'}; run notebook 02 on it first.")

@@ -113,7 +113,7 @@ def plot_page(tables: Mapping[str, pd.DataFrame], title: str) -> Figure | None:
     letters = iter(ascii_uppercase)
     for part, names in zip(np.atleast_1d(figure.subfigures(len(shown), 1)), shown, strict=True):
         counts = [PANELS[name] for name in names]
-        places = list(part.subplots(1, sum(counts)) if sum(counts) > 1 else [part.subplots()])
+        places = list(np.atleast_1d(part.subplots(1, sum(counts))))
         for place, letter in zip(places, letters, strict=False):
             beside = {"xycoords": "axes fraction", "textcoords": "offset points", "ha": "right"}
             place.annotate(letter, (0, 1), (-24, 10), weight="bold", fontsize="x-large", **beside)
@@ -127,7 +127,7 @@ def _draw(name: str, places: list[Axes], table: pd.DataFrame) -> None:
     """Draw one table of the page."""
     if name == "02_frontier":
         find_subnetworks.plot_frontier(places[0], table)
-        places[0].get_legend().set_bbox_to_anchor((0.5, -0.18))
+        places[0].legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
         places[0].set_title("They exist")
     elif name == "02_where":
         plot_density(places[0], table)

@@ -10,6 +10,7 @@ from figure_comparison import differences, folder_differences, text_alike
 FIGURES = Path(__file__).parents[2] / "figures"
 MINI = FIGURES / "mini"
 WORLD = MINI.with_name("world-a0")
+MODELS = sorted(file.parent for file in FIGURES.glob("*/02_frontier.csv"))
 TABLE = pd.DataFrame({"case": ["full", "a 0.95", "b"], "r": [0.8, 0.0002, float("nan")], "kept": [3_000_000, 43_426, 12]})
 
 
@@ -104,8 +105,8 @@ def test_a_search_may_stop_one_check_sooner_or_later(tmp_path):
 def test_of_random_draws_trained_live_only_what_they_say_on_average_is_compared(tmp_path):
     before = pd.DataFrame({"r": [0.44], "cross_entropy": [4.5], "perplexity": [90.0], "r_spread": [0.0005]})
     after = before.assign(perplexity=94.0, r_spread=0.002)
-    assert compared(tmp_path, before, after, "02_frontier.csv") == []
-    assert len(compared(tmp_path, before, after, "09_page.csv")) == 2
+    assert compared(tmp_path, before, after, "02_frontier.csv") == compared(tmp_path, before, after, "09_page.csv") == []
+    assert len(compared(tmp_path, before, after, "07_pretraining.csv")) == 2
 
 
 def test_other_draws_of_random_subnetworks_are_as_committed(tmp_path):
@@ -163,7 +164,7 @@ def test_one_mask_has_one_r_in_the_figures_of_its_model_and_of_all_models():
         assert found.to_dict() == own.to_dict(), model
 
 
-@pytest.mark.parametrize("folder", [MINI, WORLD], ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", [*MODELS, WORLD], ids=lambda folder: folder.name)
 def test_every_bigram_correlation_is_measured_on_one_count_of_tokens_which_its_table_has(folder):
     tables = {file.name: pd.read_csv(file) for file in folder.glob("*.csv")}
     measured = {name: table for name, table in tables.items() if {"r", "kept"} <= set(table) or name.startswith("01")}
