@@ -16,6 +16,7 @@ RECORDER = """#!/bin/sh
 for value in "$@"; do printf '%s\\n' "$value"; done > "{calls}/$(basename "$0") $$"
 env > "{calls}/env"
 """
+PARAMETERS = "\n".join(f"{name} = None" for name in ("corpus", "text_column", "device", "figures"))
 NOTEBOOK = """
 from pathlib import Path
 Path(figures).mkdir(exist_ok=True)
@@ -98,7 +99,7 @@ def test_notebooks_are_executed_by_the_library(checkout, target):
 def test_values_with_spaces_and_quotes_reach_the_notebook_from_the_command_line_of_make(checkout, tmp_path):
     checkout.stub("python", f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" "$@"\n')
     cells = [
-        nbformat.v4.new_code_cell("figures = None", metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
         nbformat.v4.new_code_cell(NOTEBOOK),
     ]
     metadata = {"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}}
