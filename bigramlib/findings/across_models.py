@@ -16,6 +16,8 @@ from bigramlib.findings.style import PAPER_R, correlation_axis, figure_folder, r
 
 FRONTIER, ABLATION, TURN = TABLES = ("02_frontier", "04_ablation", "06_turn")
 """The tables that models are compared by."""
+SAME_SIZE = 0.02
+"""Two searches of one lambda, on two machines or with two seeds, differ in size by less than this share."""
 Tables = Mapping[str, pd.DataFrame]
 
 
@@ -60,11 +62,7 @@ def summary(models: Mapping[str, Tables]) -> pd.DataFrame:
 def _row(tables: Tables) -> dict[str, float | int]:
     points = tables[FRONTIER].query("model == 'trained'")
     best = smallest_reaching(points, PAPER_R)
-    removed = tables[ABLATION]
-    rises = pd.Series(dtype=float)
-    if len(removed):
-        sizes = removed[removed.case == "subnetwork"].set_index("subnetwork").kept
-        rises = removed[removed.subnetwork.isin(sizes.index[sizes == best.kept])].set_index("case").rise
+    rises = _rises(tables[ABLATION], int(best.kept))
     layers = steepest(tables[TURN])[0] if len(tables[TURN]) else {}
     return {
         "maskable": int(best.total),
@@ -77,6 +75,15 @@ def _row(tables: Tables) -> dict[str, float | int]:
         "without random, nats": rises.get("full - random", np.nan),
         "turn at layer": layers.get(FULL, np.nan),
     }
+
+
+def _rises(removed: pd.DataFrame, kept: int) -> pd.Series:
+    """By case, the rises of a table of notebook 04 for the subnetwork of this size; none where none is so large."""
+    if removed.empty:
+        return pd.Series(dtype=float)
+    apart = (removed[removed.case == "subnetwork"].set_index("subnetwork").kept / kept - 1).abs()
+    alike = apart.index[apart <= SAME_SIZE]
+    return removed[removed.subnetwork.isin(alike[:1])].set_index("case").rise
 
 
 def judge(summary: pd.DataFrame) -> dict[str, bool]:

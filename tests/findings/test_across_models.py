@@ -44,6 +44,16 @@ def test_what_was_not_measured_on_a_model_is_missing(tmp_path):
     assert summary(surveyed(tmp_path))[missing].isna().all(axis=None)
 
 
+def test_a_mask_that_was_searched_again_is_the_one_that_was_removed_though_a_few_weights_differ(tmp_path):
+    (tmp_path / "one").mkdir()
+    shutil.copy(FIGURES / "mini/04_ablation.csv", tmp_path / "one")
+    frontier = pd.read_csv(FIGURES / "mini/02_frontier.csv")
+    frontier.assign(kept=frontier.kept.replace(37827, 37830)).to_csv(tmp_path / "one/02_frontier.csv", index=False)
+    found, own = summary(surveyed(tmp_path)).loc["one"], summary(surveyed(FIGURES, ["mini"])).loc["mini"]
+    assert (found.kept, own.kept) == (37830, 37827)
+    assert found["without it, nats"] == own["without it, nats"]
+
+
 def test_models_are_compared_that_are_wanted_and_refused_where_they_have_no_figures(tmp_path):
     with pytest.raises(ValueError, match=r"has no 02_frontier\.csv of any model; run notebook 02 on it first"):
         surveyed(tmp_path)
