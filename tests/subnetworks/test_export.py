@@ -28,7 +28,8 @@ def test_others_load_it_and_it_predicts_as_the_subnetwork(name, tokenizer, tmp_p
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "model", attn_implementation="eager").eval()
     loaded = load_model(tmp_path / "model")
     with torch.no_grad(), some.applied(model):
-        expected = model.hf(ids).logits
+        expected, weights = model.hf(ids).logits, model.hf.state_dict()
+        assert all(torch.equal(weight, weights[name]) for name, weight in plain.state_dict().items())
         for others in (plain, loaded.hf):
             assert torch.allclose(others(ids).logits, expected, atol=1e-5)
     assert AutoTokenizer.from_pretrained(tmp_path / "model")("the cat").input_ids == tokenizer("the cat").input_ids

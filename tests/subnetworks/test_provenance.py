@@ -1,4 +1,4 @@
-"""What was found in a model belongs to it; from which model and text is read from new facts and from old names."""
+"""What was found in a model belongs to it, and is refused on another."""
 
 import pytest
 import torch
