@@ -13,7 +13,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from bigramlib.analysis.behaviours import Behaviour, running_text, token_losses
+from bigramlib.analysis.behaviours import Behaviour, inexplicable_tokens, repeated_sequences, running_text, token_losses
 from bigramlib.analysis.circuits import best_head, build_up, follow, passes
 from bigramlib.findings.claims import Claim, Verdict, check, untestable
 from bigramlib.findings.study import Study
@@ -21,6 +21,7 @@ from bigramlib.findings.style import BLUE, RED
 from bigramlib.models.language_model import LanguageModel
 from bigramlib.subnetworks.places import first_mlp_dimensions
 from bigramlib.subnetworks.subnetwork import Subnetwork
+from bigramlib.text.corpus import SEQUENCE_LENGTH
 
 FULL, BIGRAM, EMPTY = "full model", "bigram subnetwork", "empty"
 LEARNT = 0.5
@@ -82,6 +83,20 @@ def _fullest_half(model: LanguageModel, counts: pd.Series) -> Subnetwork:
         for expert, dimensions in fullest.groupby(experts, dropna=False)
     ]
     return reduce(or_, parts)
+
+
+def behaviours_of(study: Study, tokens: int) -> dict[str, Behaviour]:
+    """Running text, the bigram-inexplicable tokens of it, and repeated sequences (induction), by these three names.
+
+    Args:
+        study: the model and its text.
+        tokens: how many tokens each is made from.
+    """
+    return {
+        "text": running_text(study.held_out, tokens),
+        "inexplicable": inexplicable_tokens(study.model, study.held_out, study.table, max_tokens=tokens),
+        "induction": repeated_sequences(study.held_out, tokens // SEQUENCE_LENGTH),
+    }
 
 
 def losses_of(study: Study, subnetwork: Subnetwork, behaviours: Sequence[Behaviour]) -> pd.DataFrame:
@@ -147,7 +162,7 @@ def judge(
         bought: what `gains` returns.
         losses: what `losses_of` returns.
         judged: what `build_ups` returns.
-        behaviours: by name: "text", "inexplicable" and "induction".
+        behaviours: those of `behaviours_of`.
     """
     induction, inexplicable = behaviours["induction"], behaviours["inexplicable"]
     verdicts = []

@@ -90,9 +90,11 @@ def check(folder: Path | None, claim: Claim, **measured: Any) -> Verdict:
 
 
 class _Shown(Formatter):
-    """Format strings as Python's, where `.2%` shows a share as `percent` does."""
+    """Format strings as Python's, where `.2%` shows a share as `percent` does, and a list's values are joined by "and"."""
 
     def format_field(self, value: Any, format_spec: str) -> str:
+        if isinstance(value, list):
+            return " and ".join(self.format_field(one, format_spec) for one in value)
         share = re.fullmatch(r"\.(\d)%", format_spec)
         return percent(value, int(share[1])) if share else format(value, format_spec)
 

@@ -130,7 +130,8 @@ def plot_overlap_by_component(axes: Axes, overlap: pd.DataFrame) -> None:
     """Draw the overlap of two subnetworks as a multiple of chance (flat), by layer and component, as a heat map."""
     parts = overlap[overlap.layer.notna()].astype({"layer": int}).assign(times=lambda row: row.overlap / row.flat_expected)
     grid = parts.pivot(index="layer", columns="component", values="times")[list(dict.fromkeys(parts.component))]
-    sns.heatmap(grid, ax=axes, cmap="Blues", vmin=0, annot=True, fmt=".0f", cbar_kws={"label": "times the chance overlap"})
+    shown = {"annot": True, "fmt": ".0f", "annot_kws": {"fontsize": min(10, 200 / len(grid))}}  # deep models have narrow rows
+    sns.heatmap(grid, ax=axes, cmap="Blues", vmin=0, cbar_kws={"label": "times the chance overlap"}, **shown)
     axes.set(xlabel="", ylabel="layer", title="Where they agree")
     axes.tick_params(left=False, bottom=False, rotation=0)
 

@@ -28,38 +28,45 @@ from bigramlib.training.search import find_subnetwork
 SHORT, PAPER = "short schedule", "paper's recipe"
 COLOURS = {SHORT: BLUE, PAPER: ORANGE}
 Families = Mapping[str, Sequence[Subnetwork]]
-"""Subnetworks of several seeds, those of the short schedule (`SHORT`) and those of the paper's recipe (`PAPER`)."""
+"""Subnetworks of several seeds, about equally large: those of the short schedule (`SHORT`) and of the paper's (`PAPER`)."""
+
+
+def _never_below(values: Sequence[float], others: Sequence[float], share: float = 1.0) -> bool:
+    """Whether each value is at least this share of the other one of its lambda."""
+    return all(value >= share * other for value, other in zip(values, others, strict=True))
+
+
 CLAIMS = {
     "same place": Claim(
         "The short schedule puts its weights where the paper's recipe does (90 % of them by layer and kind of matrix)",
         "the recipe of its release",
-        "{common:.0%} placed alike; in the first MLP {short:.0%} and {paper:.0%}",
-        lambda common, **_: common >= 0.9,
+        "lambda {penalties:g}: {common:.0%} placed alike; in the first MLP {short:.0%}, the paper's {paper:.0%}",
+        lambda common, **_: min(common) >= 0.9,
     ),
     "same weights": Claim(
         "The two agree on the weights themselves as well as two seeds of the paper's recipe do",
         "the recipe of its release",
-        "Jaccard {across:.2f} of the two; {paper:.2f} of two seeds of the paper's, {short:.2f} of the short one; "
-        "chance {chance:.3f}",
-        lambda across, paper, **_: across >= 0.9 * paper,
+        "lambda {penalties:g}: Jaccard {across:.2f} of the two; {paper:.2f} of two seeds of the paper's, {short:.2f} of the "
+        "short one; chance {chance:.3f}",
+        lambda across, paper, **_: _never_below(across, paper, share=0.9),
     ),
     "as good": Claim(
         "At the same size it predicts like the bigram table as well as the paper's (r within 0.002)",
         "the recipe of its release",
-        "r {short:.4f} with {short_density:.2%} kept, the paper's {paper:.4f} with {paper_density:.2%}",
-        lambda short, paper, **_: short >= paper - 0.002,
+        "lambda {penalties:g}: r {short:.4f} with {short_density:.2%} kept, the paper's {paper:.4f} with {paper_density:.2%}",
+        lambda short, paper, **_: _never_below([r + 0.002 for r in short], paper),
     ),
     "as necessary": Claim(
         "The model needs what the short schedule finds as much as what the paper's recipe finds",
         "the recipe of its release",
-        "removing it costs {short:.2f} nats, the paper's {paper:.2f}, random weights {random:.2f}",
-        lambda short, paper, **_: short >= 0.9 * paper,
+        "lambda {penalties:g}: removing it costs {short:.3f} nats, the paper's {paper:.3f}, random weights {random:.3f}",
+        lambda short, paper, **_: _never_below(short, paper, share=0.9),
     ),
     "same turn": Claim(
         "The next token becomes readable across the same layer in both",
         "the recipe of its release",
-        "r of a linear lens rises most at layer {short} (by {short_rise:.3f}), in the paper's at layer {paper} "
-        "(by {paper_rise:.3f})",
+        "lambda {penalty:g}: r of a linear lens rises most at layer {short} (by {short_rise:.3f}), in the paper's at layer "
+        "{paper} (by {paper_rise:.3f})",
         lambda short, paper, **_: short == paper,
     ),
 }
@@ -88,9 +95,9 @@ def compare(study: Study, families: Families, draws: int) -> pd.DataFrame:
     """How large, good and necessary each subnetwork is.
 
     Returns:
-        One row for each: schedule, seed, kept (weights), density, first_mlp_share, r, kl and cross_entropy (nats per token),
-        rise and random_rise (nats per token that removing it, or as many random weights, costs the full model), tokens (how
-        many were measured), steps and read_tokens of the search.
+        One row for each: schedule, sparsity_penalty (lambda), seed, kept (weights), density, first_mlp_share, r, kl and
+        cross_entropy (nats per token), rise and random_rise (nats per token that removing it, or as many random weights, costs
+        the full model), tokens (how many were measured), steps and read_tokens of the search.
     """
     rows = []
     for schedule, members in families.items():
@@ -99,8 +106,9 @@ def compare(study: Study, families: Families, draws: int) -> pd.DataFrame:
             config, steps = found.provenance["config"], found.provenance["steps"]
             read = steps * config["batch_size"] * config["sequence_length"]
             rows.append({
-                "schedule": schedule, "seed": config["seed"], "kept": found.kept, "density": found.density,
-                "first_mlp_share": found.first_mlp_share(), **ablation.loc["subnetwork", ["r", "kl", "cross_entropy"]],
+                "schedule": schedule, "sparsity_penalty": config["sparsity_penalty"], "seed": config["seed"],
+                "kept": found.kept, "density": found.density, "first_mlp_share": found.first_mlp_share(),
+                **ablation.loc["subnetwork", ["r", "kl", "cross_entropy"]],
                 "rise": ablation.rise["full - subnetwork"], "random_rise": ablation.rise["full - random"],
                 "tokens": ablation.tokens["subnetwork"], "steps": steps, "read_tokens": read,
             })  # fmt: skip
@@ -138,31 +146,35 @@ def turns(study: Study, families: Families, moment_tokens: int, lens_tokens: int
 
 
 def judge(
-    folder: Path | None, table: pd.DataFrame, agreed: pd.Series, placed: pd.DataFrame, turned: pd.DataFrame
+    folder: Path | None, table: pd.DataFrame, agreed: pd.DataFrame, placed: Mapping[Number, pd.DataFrame], turned: pd.DataFrame
 ) -> list[Verdict]:
-    """The claims of notebook 16.
+    """The claims of notebook 16, each at every lambda but the last, which is about the first lambda.
 
     Args:
         folder: where the claims are recorded; None records them nowhere.
-        table: what `compare` returns.
-        agreed: what `agreement` returns.
-        placed: what `places` returns.
-        turned: what `turns` returns.
+        table: what `compare` returns for each lambda of the paper's recipe, with that lambda as the column penalty.
+        agreed: what `agreement` returns, one column for each such lambda.
+        placed: what `places` returns, for each such lambda.
+        turned: what `turns` returns for the first of them.
     """
-    short, paper = (table[table.schedule == schedule].mean(numeric_only=True) for schedule in (SHORT, PAPER))
-    common = float(placed.min(axis=1).sum())
-    sizes = {"short_density": short.density, "paper_density": paper.density}
-    seeds = dict(zip(("short", "paper", "across", "chance"), agreed, strict=True))
-    removal = {"short": short.rise, "paper": paper.rise, "random": short.random_rise}
-    shares = {"short": short.first_mlp_share, "paper": paper.first_mlp_share}
+    penalties = list(agreed)
+    means = table.groupby(["schedule", "penalty"]).mean(numeric_only=True)
+
+    def both(column: str) -> dict[str, list[float]]:
+        return {"short": list(means.loc[SHORT, column]), "paper": list(means.loc[PAPER, column])}
+
+    common = [float(placed[penalty].min(axis=1).sum()) for penalty in penalties]
+    sizes = {f"{schedule}_density": values for schedule, values in both("density").items()}
+    seeds = {name: list(row) for name, row in zip(("short", "paper", "across", "chance"), agreed.to_numpy(), strict=True)}
     layers, most = steepest(turned)
     turn = {"short": layers[SHORT], "short_rise": most[SHORT], "paper": layers[PAPER], "paper_rise": most[PAPER]}
+    given = {"folder": folder, "penalties": penalties}
     return [
-        check(folder, CLAIMS["same place"], common=common, **shares),
-        check(folder, CLAIMS["same weights"], **seeds),
-        check(folder, CLAIMS["as good"], short=short.r, paper=paper.r, **sizes),
-        check(folder, CLAIMS["as necessary"], **removal),
-        check(folder, CLAIMS["same turn"], **turn),
+        check(claim=CLAIMS["same place"], common=common, **both("first_mlp_share"), **given),
+        check(claim=CLAIMS["same weights"], **seeds, **given),
+        check(claim=CLAIMS["as good"], **both("r"), **sizes, **given),
+        check(claim=CLAIMS["as necessary"], **both("rise"), random=list(means.loc[SHORT, "random_rise"]), **given),
+        check(folder, CLAIMS["same turn"], penalty=penalties[0], **turn),
     ]
 
 

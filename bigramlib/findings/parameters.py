@@ -40,6 +40,11 @@ def checked(given: Mapping[str, object]) -> dict[str, Any]:
             raise ValueError(f"{chosen} is {values[chosen]}, which {among} lacks; choose one of {_joined(choices)}, or add it.")
     if "pruning_penalties" in values and "seeds" in values and len(values["seeds"]) != 2:
         raise ValueError(f"seeds is {values['seeds']}; give two, so that two subnetworks of one target can be compared.")
+    if "short_penalties" in values and len(values["short_penalties"]) != len(values["penalties"]):
+        raise ValueError(
+            f"penalties is {values['penalties']} and short_penalties is {values['short_penalties']}; "
+            "give as many of the one as of the other."
+        )
     return values
 
 
@@ -172,7 +177,6 @@ PARAMETERS: dict[str, Rule] = {
     "prompt": _text,
     "penalty": _penalty,
     "matched_penalty": _penalty,
-    "short_penalty": _penalty,
     "sequences": _count,
     "headline": _penalty,
     "ablated": _penalty,
@@ -180,6 +184,7 @@ PARAMETERS: dict[str, Rule] = {
     "penalties": _list(_penalty),
     "pruning_penalties": _list(_penalty),
     "control_penalties": _list(_penalty, empty=True),
+    "short_penalties": _list(_penalty),
     "tuning_steps": _number(11, whole=True),
     "learning_rate": _number(1e-8, 1),
     "seed": _seed,

@@ -229,10 +229,10 @@ def _of_seeds(values: Values, find: Find) -> list[Search]:
 
 
 def _of_16(values: Values, find: Find) -> list[Search]:
-    recipe = vars(paper_config(values["penalty"], values["sequences"]))
+    recipe = vars(paper_config(values["penalties"][0], values["sequences"]))
     fixed = {name: value for name, value in recipe.items() if name not in ("sparsity_penalty", "seed")}
     seeds = values["seeds"]
-    return find([values["short_penalty"]], seeds) + find([values["penalty"]], seeds, settings=fixed)
+    return find(values["short_penalties"], seeds) + find(values["penalties"], seeds, settings=fixed)
 
 
 SEARCHES: dict[str, Callable[[Values, Find], list[Search]]] = {

@@ -125,7 +125,7 @@ def _made(
         check_writable(file.parent)
         _warn_of_earlier(file, facts)
         saved_state = SavedState(unfinished(file.name))
-        subnetwork, run = _trained(attempt, config.attempts, saved_state, ranks)
+        subnetwork, run = _trained(attempt, config, saved_state, ranks)
         divided = {"processes": ranks.count} if ranks.divide(config.batch_size) else {}  # their sums round otherwise
         subnetwork = replace(subnetwork, provenance=record(run) | divided)
         subnetwork.save(file)
@@ -141,16 +141,30 @@ def _told(ranks: Ranks, file: Path) -> Iterator[None]:
 
 
 def _trained(
-    attempt: Callable[..., Subnetwork], attempts: int, saved_state: SavedState, ranks: Ranks
+    attempt: Callable[..., Subnetwork], config: SparsifyConfig, saved_state: SavedState, ranks: Ranks
 ) -> tuple[Subnetwork, Run]:
-    """The result of the first attempt that is stable, or of the last one; continued from a saved state if there is one."""
+    """The result of the first attempt that is stable, or, with a warning, of the last; continued from a saved state, if any."""
     run, tensors = saved_state.load() or (Run(), None)
     while True:
         ranks.tell({"file": saved_state.file.name, "run": asdict(run), "continued": tensors is not None})
         subnetwork = attempt(run, tensors, saved_state, ranks)
-        if not is_unstable(run.losses) or run.attempt + 1 >= attempts:
-            return subnetwork, run
+        unstable = _unstable(run, config)
+        if not unstable or run.attempt + 1 >= config.attempts:
+            break
         run, tensors = Run(run.attempt + 1), None
+    if unstable:
+        log.warning(
+            "The loss of this search (lambda %g, seed %d) jumped and stayed high, so the subnetwork may be worse than another "
+            "seed's: try one, or set attempts to %d, with which such a search is repeated on other batches.",
+            config.sparsity_penalty,
+            config.seed,
+            config.attempts + 2,
+        )
+    return subnetwork, run
+
+
+def _unstable(run: Run, config: SparsifyConfig) -> bool:
+    return is_unstable(run.losses, config.batch_size * config.sequence_length)
 
 
 def _followed(attempt: Callable[..., Subnetwork], file: Path, facts: dict, ranks: Ranks) -> Subnetwork:
@@ -196,7 +210,7 @@ def _record(
         **facts,
         "sparsity_penalty": config.sparsity_penalty,
         "attempt": run.attempt,
-        "unstable": is_unstable(run.losses),
+        "unstable": _unstable(run, config),
         "library": f"bigramlib {__version__}",
         "steps": run.step,
         "converged": run.converged,

@@ -22,6 +22,8 @@ from bigramlib.training.gates import Gates
 
 CHECK_EVERY = 10
 """Steps between two looks at the losses, and at whether the gates are decided."""
+JUDGED_TOKENS = 4096
+"""Tokens of which the mean loss tells whether a run is stable."""
 log = logging.getLogger(__name__)
 
 
@@ -40,22 +42,27 @@ def are_decided(kept: int, undecided: int, undecided_share: float) -> bool:
     return undecided <= undecided_share * kept
 
 
-def is_unstable(losses: list[float]) -> bool:
-    """Whether the losses of a run jumped and stayed high (the rule of the paper's release).
+def is_unstable(losses: list[float], tokens: int = JUDGED_TOKENS) -> bool:
+    """Whether the losses of a run jumped and stayed high (the rule of the paper's release, whose steps have 4,096 tokens).
 
-    A jump is a rise by 0.25 nats, or by a quarter, over the mean of the 10 steps before (of all before, where they are fewer).
-    It can come from the second step on. It is forgiven if a loss as low as that mean comes again before the last 100 steps.
+    The losses of smaller steps are noise to such a rule, so they are averaged over as many steps as have 4,096 tokens, and each
+    mean counts as a step. A jump is a rise by 0.25 nats, or by a quarter, over the mean of the 10 steps before (of all before,
+    where they are fewer). It can come from the second step on. It is forgiven if a loss as low as that mean comes again before
+    the last 100 of the run's own steps.
 
     Args:
         losses: the cross-entropy with the target at each step, nats.
+        tokens: of each step.
     """
-    curve = np.asarray(losses, dtype=float)
+    together = max(1, JUDGED_TOKENS // tokens)
+    whole = len(losses) // together
+    curve = np.asarray(losses[: whole * together], dtype=float).reshape(whole, together).mean(axis=1)
     steps = np.arange(1, len(curve))
     sums = np.concatenate([[0.0], np.cumsum(curve)])
     first = np.maximum(0, steps - 10)
     before = (sums[steps] - sums[first]) / (steps - first)
     jumps = np.flatnonzero((curve[1:] > before + 0.25) | (curve[1:] > before * 1.25))
-    settled = curve[: max(0, len(curve) - 100)]
+    settled = curve[: max(0, len(curve) - 100 // together)]
     return any(not (settled[1 + jump :] <= before[jump]).any() for jump in jumps)
 
 

@@ -1,18 +1,22 @@
 """Notebook 08: parts are taken from the subnetwork and added to it as their names say, drawn, and judged."""
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 
 from bigramlib import Subnetwork
-from bigramlib.analysis.behaviours import repeated_sequences, running_text, token_losses
+from bigramlib.analysis.behaviours import inexplicable_tokens, repeated_sequences, running_text, token_losses
 from bigramlib.analysis.circuits import build_up, follow, part_names
+from bigramlib.findings import base_to_build_on
 from bigramlib.findings.base_to_build_on import (
     BIGRAM,
     CLAIMS,
     EMPTY,
     FULL,
+    behaviours_of,
     build_ups,
     candidates,
     edits_of,
@@ -115,6 +119,16 @@ def test_the_dimensions_of_the_first_mlp_are_halved_by_how_full_they_are(study, 
         for name, half in {"full": fullest, "empty": emptiest}.items()
     }
     assert len(counts["full"]) == 12 and counts["empty"][-1] <= counts["full"][0] and sum(counts["empty"]) < sum(counts["full"])
+
+
+@pytest.mark.parametrize(("tokens", "sequences"), [(512, 4), (300, 2)])
+def test_each_behaviour_is_made_from_as_many_tokens_as_are_wished(study, monkeypatch, tokens, sequences):
+    any_token = partial(inexplicable_tokens, margin=-100.0)  # a random model predicts none well
+    monkeypatch.setattr(base_to_build_on, "inexplicable_tokens", any_token)
+    text, inexplicable, induction = behaviours_of(study, tokens).values()
+    assert (text.name, inexplicable.name, induction.name) == (TEXT, INEXPLICABLE, INDUCTION)
+    assert len(induction.ids) == sequences
+    assert not (inexplicable.chosen & ~text.chosen).any() and text.chosen.sum() <= tokens
 
 
 def test_losses_are_means_over_the_tokens_of_each_behaviour(study, sparse):

@@ -39,6 +39,11 @@ def test_a_verdict_is_printed_with_its_numbers_and_its_conclusion_has_none():
     assert untestable(None, LARGE, "no value").conclusion == "not testable: The value is large"
 
 
+def test_several_values_are_shown_one_by_one():
+    sizes = Claim("", "", "{penalties:g}: {shares:.0%} and {value:.1f}", lambda **_: True)
+    assert check(None, sizes, penalties=[10, 30.0], shares=[0.5, 0.256], value=2).ours == "10 and 30: 50% and 26% and 2.0"
+
+
 def test_what_cannot_be_tested_says_why():
     assert untestable(None, LARGE, "no value was measured") == Verdict(LARGE, "no value was measured", "not testable")
 

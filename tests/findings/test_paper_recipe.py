@@ -50,26 +50,29 @@ def test_the_same_masks_agree_in_everything(study, families):
     assert np.allclose(placed.sum(), 1) and placed.min(axis=1).sum() == pytest.approx(1)
     turned = measured.turns(study, families, 256, 256)
     assert set(turned.model) == {SHORT, PAPER}
-    assert {verdict.holds for verdict in measured.judge(None, table, agreed, placed, turned)} == {"yes"}
+    found = measured.judge(None, table.assign(penalty=3), agreed.to_frame(3), {3: placed}, turned)
+    assert {verdict.holds for verdict in found} == {"yes"}
     losses = measured.losses_by_token(study, families, tokens=256)
     assert set(losses.schedule) == {SHORT, PAPER} and "case" not in losses
 
 
+@pytest.mark.parametrize("bad", [10, 30])
 @pytest.mark.parametrize("worse", ["common", "across", "r", "rise", "turn"])
-def test_each_claim_fails_where_its_number_is_bad(worse):
-    rows = [{"schedule": schedule, "density": 0.01, "first_mlp_share": 0.6, "r": 0.95, "rise": 0.2, "random_rise": 0.01}
-            for schedule in (SHORT, PAPER)]  # fmt: skip
-    agreed = pd.Series([0.6, 0.4, 0.39, 0.01])
-    placed = pd.DataFrame({SHORT: [0.6, 0.4], PAPER: [0.6, 0.4]})
+def test_each_claim_fails_where_its_number_is_bad_at_either_lambda(worse, bad):
+    rows = [{"schedule": schedule, "penalty": penalty, "density": 0.01, "first_mlp_share": 0.6, "r": 0.95, "rise": 0.2,
+             "random_rise": 0.01} for penalty in (10, 30) for schedule in (SHORT, PAPER)]  # fmt: skip
+    agreed = pd.DataFrame({penalty: [0.6, 0.4, 0.39, 0.01] for penalty in (10, 30)})
+    placed = {penalty: pd.DataFrame({SHORT: [0.6, 0.4], PAPER: [0.6, 0.4]}) for penalty in (10, 30)}
     lenses = pd.DataFrame({"layer": range(3), "r": [0.5, 0.9, 0.95]})
     later = lenses.assign(r=[0.5, 0.6, 0.95]) if worse == "turn" else lenses
     turned = pd.concat([later.assign(model=SHORT), lenses.assign(model=PAPER)])
     if worse in rows[0]:
-        rows[0][worse] *= 0.5
+        rows[2 * (bad == 30)][worse] *= 0.5
     elif worse == "across":
-        agreed[2] = 0.3
+        agreed.loc[2, bad] = 0.3
     elif worse == "common":
-        placed[SHORT] = [0.4, 0.6]
+        placed[bad][SHORT] = [0.4, 0.6]
     verdicts = measured.judge(None, pd.DataFrame(rows), agreed, placed, turned)
     expected = ["common", "across", "r", "rise", "turn"].index(worse)
     assert [verdict.holds for verdict in verdicts] == ["no" if place == expected else "yes" for place in range(5)]
+    assert "lambda 10 and 30: Jaccard " in verdicts[1].ours

@@ -119,6 +119,7 @@ def test_a_value_is_taken_as_it_is_meant(name, value, meant):
         ({"seed": "1.5"}, r"seed is '1.5'"),
         ({"seeds": [0, -1]}, r"one of seeds is -1"),
         ({"seeds": [0], "pruning_penalties": [3]}, r"seeds is \[0\]; give two"),
+        ({"penalties": [3, 10], "short_penalties": [4]}, r"penalties is \[3, 10\] and short_penalties is \[4\]; give as many"),
         ({"draws": -1}, r"draws is -1; it must be at least 1"),
         ({"fixed_density": 2}, r"fixed_density is 2; it must be at least 1e-06 and at most 1"),
         ({"headline": 7, "penalties": [3, 10]}, r"headline is 7, which penalties lacks; choose one of 3, 10"),

@@ -54,8 +54,8 @@ def test_settings_in_all_yaml_are_for_every_notebook_that_has_such_a_parameter(t
 @pytest.mark.parametrize("number", ["02", "03", "05", "07", "12", "14", "16"])
 def test_settings_of_a_model_and_what_is_given_reach_the_searches(monkeypatch, number):
     monkeypatch.chdir(ROOT)
-    given = {"model": "world-a0", "corpus": "self", "penalties": "[7]", "control_penalties": [7]}
-    given |= dict.fromkeys(("penalty", "short_penalty", "headline", "ablated"), 7)
+    given = {"model": "world-a0", "corpus": "self", "penalties": "[7]", "control_penalties": [7], "short_penalties": [7]}
+    given |= dict.fromkeys(("penalty", "headline", "ablated"), 7)
     searches = searches_of(number, given)
     assert {(search.model.partition("@")[0], search.corpus) for search in searches} == {("world-a0", "self")}
     assert {search.config.sparsity_penalty for search in searches if search.target == "bigram"} == {7}

@@ -172,7 +172,7 @@ def test_every_kind_of_run_resumes_to_the_same_bits(tokenizer, table, corpus, na
 def test_a_later_attempt_is_resumed_as_that_attempt(model, table, corpus, monkeypatch):
     first: list[float] = []
 
-    def is_first(losses: list[float]) -> bool:
+    def is_first(losses: list[float], _: int) -> bool:
         first[:] = first or losses
         return losses == first
 

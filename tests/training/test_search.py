@@ -48,10 +48,22 @@ def test_a_subnetwork_knows_what_was_searched_for_it(model, table, corpus):
 
 def test_unstable_runs_are_tried_again_with_another_shuffle(model, table, corpus, monkeypatch):
     verdicts = iter([True, True, False, False])
-    monkeypatch.setattr(training, "is_unstable", lambda losses: next(verdicts))
+    monkeypatch.setattr(training, "is_unstable", lambda *_: next(verdicts))
     found = find_subnetwork(model, table, corpus, replace(QUICK, steps=2, attempts=5))
     assert found.provenance["attempt"] == 2
     assert not found.provenance["unstable"]
+
+
+def test_a_search_that_stays_unstable_is_kept_with_a_warning(model, table, corpus, monkeypatch, caplog):
+    judged = []
+    monkeypatch.setattr(training, "is_unstable", lambda losses, tokens: judged.append(tokens) or True)
+    found = find_subnetwork(model, table, corpus, replace(QUICK, steps=2, attempts=2, sparsity_penalty=3, seed=4))
+    assert (found.provenance["attempt"], found.provenance["unstable"]) == (1, True)
+    assert set(judged) == {QUICK.batch_size * QUICK.sequence_length}
+    (message,) = caplog.messages
+    assert (
+        message.startswith("The loss of this search (lambda 3, seed 4) jumped and stayed high") and "attempts to 4" in message
+    )
 
 
 def test_another_corpus_or_model_trains_another(model, table, corpus, tokenizer, monkeypatch):

@@ -91,6 +91,14 @@ def test_instability_is_a_jump_that_is_not_made_good(curve, unstable):
     assert is_unstable(curve) is unstable
 
 
+def test_small_steps_are_judged_by_their_means():
+    noise = np.random.default_rng(0).normal(4.5, 0.3, 600).tolist()
+    assert is_unstable(noise) and not is_unstable(noise, tokens=128)
+    assert not is_unstable([*noise[:300], *[9.0] * 32, *noise[300:]], tokens=128)
+    assert is_unstable([*noise[:300], *[loss + 1 for loss in noise[300:]]], tokens=128)
+    assert not is_unstable([4.0] * 31, tokens=128)
+
+
 def test_a_dead_layer_is_named_and_logits_that_are_all_equal_are_refused(tokenizer, table, corpus, caplog):
     model = build("llama", tokenizer)
     model.maskable["model.layers.1.mlp.down_proj.weight"].zero_()
