@@ -168,12 +168,13 @@ def judge(
     seeds = {name: list(row) for name, row in zip(("short", "paper", "across", "chance"), agreed.to_numpy(), strict=True)}
     layers, most = steepest(turned)
     turn = {"short": layers[SHORT], "short_rise": most[SHORT], "paper": layers[PAPER], "paper_rise": most[PAPER]}
-    given = {"folder": folder, "penalties": penalties}
     return [
-        check(claim=CLAIMS["same place"], common=common, **both("first_mlp_share"), **given),
-        check(claim=CLAIMS["same weights"], **seeds, **given),
-        check(claim=CLAIMS["as good"], **both("r"), **sizes, **given),
-        check(claim=CLAIMS["as necessary"], **both("rise"), random=list(means.loc[SHORT, "random_rise"]), **given),
+        check(folder, CLAIMS["same place"], penalties=penalties, common=common, **both("first_mlp_share")),
+        check(folder, CLAIMS["same weights"], penalties=penalties, **seeds),
+        check(folder, CLAIMS["as good"], penalties=penalties, **both("r"), **sizes),
+        check(
+            folder, CLAIMS["as necessary"], penalties=penalties, **both("rise"), random=list(means.loc[SHORT, "random_rise"])
+        ),
         check(folder, CLAIMS["same turn"], penalty=penalties[0], **turn),
     ]
 
