@@ -12,12 +12,14 @@ from matplotlib.ticker import NullFormatter
 
 from bigramlib.analysis.controls import smallest_reaching
 from bigramlib.findings.first_layer_turn import FULL, steepest
-from bigramlib.findings.style import PAPER_R, correlation_axis, figure_folder, read_tables
+from bigramlib.findings.style import COLOURS, PAPER_R, correlation_axis, figure_folder, read_tables
 
 FRONTIER, ABLATION, TURN = TABLES = ("02_frontier", "04_ablation", "06_turn")
 """The tables that models are compared by."""
 SAME_SIZE = 0.02
 """Two searches of one lambda, on two machines or with two seeds, differ in size by less than this share."""
+MARKS = (("o", "-"), ("s", "--"), ("^", ":"), ("D", "-."))
+"""Markers and lines of models: the next ones where all colours are taken."""
 Tables = Mapping[str, pd.DataFrame]
 
 
@@ -104,13 +106,14 @@ def plot_models(axes: Sequence[Axes], points: pd.DataFrame) -> None:
         points: what `frontiers` returns.
     """
     found = points[points.case == "subnetwork"].sort_values("kept")
-    for model, line in found.groupby("model", sort=False):
+    for number, (model, line) in enumerate(found.groupby("model", sort=False)):
+        marker, dashes = MARKS[number // len(COLOURS) % len(MARKS)]
         bars = np.maximum(0, (line.r - line.r_low, line.r_high - line.r))
         for place, size in zip(axes, (line.kept, line.kept / line.total), strict=True):
-            place.errorbar(size, line.r, bars, fmt="o-" if len(line) > 1 else "o", label=model)
+            place.errorbar(size, line.r, bars, fmt=marker + dashes * (len(line) > 1), label=model)
     for place, label in zip(axes, ("kept weights", "share of the maskable weights"), strict=True):
         place.axhline(PAPER_R, color="black", linewidth=0.8, linestyle=":")
         place.set(xscale="log", xlabel=label, ylabel="bigram correlation r, held-out text")
         correlation_axis(place)
         place.xaxis.set_minor_formatter(NullFormatter())
-    axes[0].legend(frameon=False, fontsize="small", loc="lower right")
+    axes[1].legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))

@@ -98,10 +98,16 @@ def frontier_of(model, *, total=1000):
 
 def test_each_model_is_drawn_over_weights_and_over_their_share(axes):
     plot_models(axes[:2], pd.concat([frontier_of("mini"), frontier_of("other", total=10_000)]))
-    assert [text.get_text() for text in axes[0].get_legend().get_texts()] == ["mini", "other"]
+    assert [text.get_text() for text in axes[1].get_legend().get_texts()] == ["mini", "other"]
     lines = [[list(container.lines[0].get_xdata()) for container in place.containers] for place in axes[:2]]
     assert lines == [[[10, 100], [10, 100]], [[0.01, 0.1], [0.001, 0.01]]]
     assert list(axes[0].containers[0].lines[0].get_ydata()) == [0.8, 0.96]
+
+
+def test_no_two_models_look_alike(axes):
+    plot_models(axes[:2], pd.concat([frontier_of(f"model {number}") for number in range(12)]))
+    lines = [container.lines[0] for container in axes[0].containers]
+    assert len({(line.get_color(), line.get_marker(), line.get_linestyle()) for line in lines}) == len(lines) == 12
 
 
 def test_one_model_with_one_subnetwork_is_drawn(axes):
