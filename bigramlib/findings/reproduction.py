@@ -36,7 +36,7 @@ PATHS = {"tasks", "instruct", "partner"}
 BEGINS, ENDS = "01", ("09", "10")
 """The notebook with the first figure, which needs no masks, and those that show what the others wrote."""
 
-LONGEST = ("12", "13", "08", "02", "05")
+LONGEST = ("12", "13", "16", "08", "02", "05")
 """The notebooks that take longest. They begin first, so that no process waits long for the last one."""
 
 

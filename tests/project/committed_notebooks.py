@@ -19,7 +19,7 @@ ANEW = ROOT / ".executed" / "test"
 LIVE = "02"
 """The notebook that trains masks: those of one lambda, in mini and in its two controls. It loads the others."""
 LIVE_PENALTY, LIVE_MASKS = 10, 3
-SLOWEST_FIRST = [LIVE, "12", "13", "08"]
+SLOWEST_FIRST = [LIVE, "12", "13", "08", "16"]
 LAST = ["09", "10"]
 """The notebooks that show what the others wrote."""
 PROCESSES = 2
