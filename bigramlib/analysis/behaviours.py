@@ -14,6 +14,7 @@ from bigramlib.analysis.evaluate import evaluate
 from bigramlib.models.language_model import LanguageModel
 from bigramlib.models.masking import replaced
 from bigramlib.models.reuse import Reuse
+from bigramlib.models.sparse import sparse_products
 from bigramlib.numeric import full_precision
 from bigramlib.subnetworks.subnetwork import Subnetwork
 from bigramlib.targets.bigram import BigramTable
@@ -150,6 +151,7 @@ def _batch_losses(
             masks |= {name: subnetwork.masks[name] for name in changed}
             masked |= {name: own[name] * masks[name].to(model.device) for name in changed}
             reuse.forget(changed)
-            with replaced(parameters, masked), model.skipping(subnetwork.empty_blocks), reuse.on():
+            skipped = model.skipping(subnetwork.empty_blocks)
+            with replaced(parameters, masked), skipped, sparse_products(model.hf, model.architecture), reuse.on():
                 hidden = model.hidden(ids)[counted]
                 yield model.log_partition(hidden) - model.logits_of(hidden, following[counted])

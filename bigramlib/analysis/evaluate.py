@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,9 +14,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from bigramlib.analysis.by_token import token_by_token, without_attention
 from bigramlib.analysis.intervals import correlation, correlation_interval, mean_interval, warn_of_few
 from bigramlib.analysis.measured import measured_once, told_apart
 from bigramlib.models.language_model import LanguageModel
+from bigramlib.models.sparse import sparse_products
 from bigramlib.models.tokenizer import token_texts
 from bigramlib.numeric import full_precision, whole_number
 from bigramlib.progress import tqdm
@@ -29,7 +31,7 @@ from bigramlib.text.corpus import SEQUENCE_LENGTH, TokenCorpus
 NATS_PER_BIT = float(np.log(2))
 MAX_TOKENS = 32_768
 """How much held-out text is measured unless asked otherwise."""
-VERSION = "evaluation 1"
+VERSION = "evaluation 2"
 """Another one is due when figures change, so that what the store holds is measured again."""
 Windows = tuple[Int[np.ndarray, "sequences pos"], Int[np.ndarray, "sequences pos"], Bool[np.ndarray, "sequences pos"]]
 
@@ -218,21 +220,28 @@ def _measured(
         raise ValueError(f"A {type(table).__name__} gives no surprisals to compare with; give a table, such as a BigramTable.")
     current, following, valid = windows
     keep = keep and isinstance(table, BigramTable) and len(current) > batch_size
-    skipped = subnetwork.empty_blocks if subnetwork else ()
     batches = _batches(model, table, current, following, batch_size)
 
     def joined() -> dict[str, Tensor]:
-        with torch.inference_mode(), model.skipping(skipped):
+        with _without_zeros(model, subnetwork):
             return _joined([first, *batches], valid)
 
     with subnetwork.applied(model) if subnetwork else nullcontext(), full_precision():
         apart = told_apart(model) if keep else None
-        with torch.inference_mode(), model.skipping(skipped):
+        with _without_zeros(model, subnetwork):
             first = next(batches)
         parts = (VERSION, table.hash, current, following, valid, batch_size, *map(Tensor.numpy, first)) if apart else ()
         made = measured_once(model, None, apart, parts, joined)
     bits = made["losses"].double().numpy() / NATS_PER_BIT
     return bits[valid], table.surprisals(current, following)[valid], float(made["kl"])
+
+
+@contextmanager
+def _without_zeros(model: LanguageModel, subnetwork: Subnetwork | None) -> Iterator[None]:
+    """Passes without gradients that spare themselves what an applied subnetwork has no weights for."""
+    skipped = subnetwork.empty_blocks if subnetwork else ()
+    with torch.inference_mode(), model.skipping(skipped), sparse_products(model.hf, model.architecture):
+        yield
 
 
 def _joined(batches: Sequence[tuple[Tensor, Tensor]], valid: Bool[np.ndarray, "sequences pos"]) -> dict[str, Tensor]:
@@ -250,11 +259,18 @@ def _batches(
 ) -> Iterator[tuple[Float[Tensor, "batch pos"], Float[Tensor, "batch pos"]]]:
     """Of each next token the model's surprisal and the KL from the table's prediction, nats, on the CPU, batch by batch."""
     divergence = table.bind(model)
-    for begin in tqdm(range(0, len(current), batch_size), desc="evaluating", unit="batch", leave=False, delay=10):
-        ids = torch.from_numpy(current[begin : begin + batch_size]).to(model.device)
-        chosen = torch.from_numpy(following[begin : begin + batch_size]).to(model.device)
+
+    def passed(ids: Int[Tensor, "batch pos"]) -> tuple[Tensor, ...]:
         hidden = model.hidden(ids)
         log_partition = model.log_partition(hidden)
-        losses = log_partition - model.logits_of(hidden, chosen)
-        kl = divergence.given(ids, hidden, log_partition) if isinstance(divergence, BoundTable) else divergence(ids, hidden)
-        yield losses.cpu(), kl.cpu()
+        if isinstance(divergence, BoundTable):
+            return hidden, log_partition, divergence.given(ids, hidden, log_partition)
+        return hidden, log_partition, divergence(ids, hidden)
+
+    if isinstance(table, BigramTable) and without_attention(model):
+        tokens = torch.from_numpy(np.unique(current)).to(model.device)
+        passed = token_by_token(passed, torch.from_numpy(current[:batch_size]).to(model.device), tokens)
+    for begin in tqdm(range(0, len(current), batch_size), desc="evaluating", unit="batch", leave=False, delay=10):
+        ids, chosen = (torch.from_numpy(part[begin : begin + batch_size]).to(model.device) for part in (current, following))
+        hidden, log_partition, kl = passed(ids)
+        yield (log_partition - model.logits_of(hidden, chosen)).cpu(), kl.cpu()

@@ -18,6 +18,7 @@ from bigramlib.models.discovery import decoder_of
 from bigramlib.models.every_architecture import outcome
 from bigramlib.models.layers import recorded
 from bigramlib.models.self_check import SHARED_NORMS
+from bigramlib.models.sparse import sparse_products
 from bigramlib.models.tiny import CAUSAL_TYPES, tiny_config, tiny_model
 from bigramlib.training.gates import Gates
 
@@ -194,6 +195,15 @@ def test_skipping_a_block_of_any_type_is_dropping_its_weights(every_model):
             assert torch.allclose(every_model.hidden(token_ids()), expected, atol=1e-4), block
         assert not torch.allclose(whole, expected, atol=1e-3), block
     assert torch.equal(every_model.hidden(token_ids()), whole)
+
+
+@torch.no_grad()
+def test_few_weights_of_every_type_compute_what_they_do_among_zeros(every_model):
+    few = {name: weight * (torch.rand_like(weight) < 0.04) for name, weight in every_model.maskable.items()}
+    with every_model.replaced(few):
+        expected = every_model.hidden(token_ids())
+        with sparse_products(every_model.hf, every_model.architecture):
+            assert torch.allclose(every_model.hidden(token_ids()), expected, atol=1e-5)
 
 
 @torch.no_grad()
