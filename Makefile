@@ -5,7 +5,7 @@
 # make sweep       a grid of searches, SWEEP=sweep.yaml: a table                  make gpu-check  what a GPU finds and costs
 # make clean       remove this checkout's .store and .executed; no mask else       make cluster-test  searches on a SLURM, started here
 # make report      report/index.html: claims, executed notebooks and the API, as pages to read and share
-BENCHMARKS ?= step memory counting residual_pass overlap growth steps_to_quality sweep
+BENCHMARKS ?= step memory counting evaluation residual_pass overlap growth steps_to_quality sweep
 PYTHON ?= python3
 SLURM := munged slurmctld slurmd sbatch srun
 BIN := .venv/bin

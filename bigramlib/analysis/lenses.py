@@ -137,7 +137,9 @@ def token_ranks(
         tokens: the right answers.
     """
     scores = read @ rows.T
-    return scores.shape[1] - (scores < scores.gather(1, tokens[:, None])).sum(1)
+    right = scores.gather(1, tokens[:, None])
+    beaten = scores.lt_(right).sum(1)  # ones and zeros in place: on a CPU bools would take ten times as long
+    return scores.shape[1] - beaten.long()
 
 
 @dataclass(frozen=True)

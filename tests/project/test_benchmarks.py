@@ -10,6 +10,7 @@ from conftest import CONFIGS
 
 from benchmarks import (
     counting,
+    evaluation,
     growth,
     lm_eval_agreement,
     measuring,
@@ -20,7 +21,7 @@ from benchmarks import (
     steps_to_quality,
     sweep,
 )
-from bigramlib import SparsifyConfig
+from bigramlib import BigramTable, SparsifyConfig
 from bigramlib.cluster.searches import Search
 from bigramlib.cluster.sweep import grid
 from bigramlib.instruction.prompts import TEXT
@@ -50,6 +51,7 @@ def toy(question: str, model, corpus, in_folders) -> tuple[pd.DataFrame, list[me
         ),
         "memory": partial(memory.measure, 16, 1, 280),
         "counting": partial(counting.measure, corpus, [1000, 2500], repeats=1),
+        "evaluation": partial(evaluation.measure, model, corpus, BigramTable.from_corpus(corpus), 256, repeats=1),
         "residual_pass": partial(residual_pass.measure, model, corpus, 256, repeats=1),
         "overlap": partial(overlap.measure, CONFIGS["llama"], [0.1]),
         "growth": partial(growth.measure, [16, 32], [1, 2], [64, 128], repeats=1),
@@ -58,7 +60,7 @@ def toy(question: str, model, corpus, in_folders) -> tuple[pd.DataFrame, list[me
 
 
 @pytest.mark.parametrize(
-    "question", ["step", "steps_to_quality", "memory", "counting", "residual_pass", "overlap", "growth", "sweep"]
+    "question", ["step", "steps_to_quality", "memory", "counting", "evaluation", "residual_pass", "overlap", "growth", "sweep"]
 )
 def test_a_benchmark_measures_and_is_saved(question, model, corpus, in_folders, monkeypatch, tmp_path):
     monkeypatch.setattr(measuring, "RESULTS", tmp_path)

@@ -106,7 +106,7 @@ def test_values_with_spaces_and_quotes_reach_the_notebook_from_the_command_line_
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), checkout.root / "notebooks/01_a.ipynb")
     (checkout.root / "it's my $text.txt").write_text("text")
     given = ["NOTEBOOKS=01", "CORPUS=it's my $text.txt", 'TEXT_COLUMN=the "text" of $it']
-    code, output = checkout.make("reproduce", *given, BIGRAMLIB_STORE=str(tmp_path / "store"))
+    code, output = checkout.make("reproduce", *given, BIGRAMLIB_STORE=str(tmp_path / "store"), PROCESSES="1")
     assert code == 0, output
     assert "== notebook 01 on mini\n" in output and "Claims checked on mini (0 of 0 hold):" in output
     expected = ["mini", f"{checkout.root}/it's my $text.txt", 'the "text" of $it', "cpu"]
