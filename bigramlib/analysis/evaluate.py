@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from bigramlib.analysis.by_token import token_by_token, without_attention
+from bigramlib.analysis.by_token import Pass, token_by_token, without_attention
 from bigramlib.analysis.intervals import correlation, correlation_interval, mean_interval, warn_of_few
 from bigramlib.analysis.measured import measured_once, told_apart
 from bigramlib.models.language_model import LanguageModel
@@ -267,10 +267,11 @@ def _batches(
             return hidden, log_partition, divergence.given(ids, hidden, log_partition)
         return hidden, log_partition, divergence(ids, hidden)
 
+    compute: Pass = passed
     if isinstance(table, BigramTable) and without_attention(model):
         tokens = torch.from_numpy(np.unique(current)).to(model.device)
-        passed = token_by_token(passed, torch.from_numpy(current[:batch_size]).to(model.device), tokens)
+        compute = token_by_token(passed, torch.from_numpy(current[:batch_size]).to(model.device), tokens)
     for begin in tqdm(range(0, len(current), batch_size), desc="evaluating", unit="batch", leave=False, delay=10):
         ids, chosen = (torch.from_numpy(part[begin : begin + batch_size]).to(model.device) for part in (current, following))
-        hidden, log_partition, kl = passed(ids)
+        hidden, log_partition, kl = compute(ids)
         yield (log_partition - model.logits_of(hidden, chosen)).cpu(), kl.cpu()
