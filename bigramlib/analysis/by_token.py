@@ -14,6 +14,7 @@ from torch import Tensor
 from bigramlib.models.architectures import held
 from bigramlib.models.components import ATTENTION_COMPONENTS
 from bigramlib.models.language_model import LanguageModel
+from bigramlib.models.logits import agree
 
 Pass = Callable[[Tensor], tuple[Tensor, ...]]
 """Takes token ids [batch, pos] and gives tensors [batch, pos, ...], the last hidden states first."""
@@ -41,8 +42,7 @@ def token_by_token(passed: Pass, ids: Int[Tensor, "batch pos"], tokens: Int[Tens
     """
     once = _Once(passed, tokens)
     usual, hidden = (compute(ids[:COMPARED])[0] for compute in (passed, once))
-    same = torch.allclose(hidden, usual, rtol=ROUNDING, atol=ROUNDING * float(usual.abs().max()))
-    return once if same else passed
+    return once if agree(usual, hidden, ROUNDING) else passed
 
 
 class _Once:

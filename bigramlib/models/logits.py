@@ -81,9 +81,9 @@ class Readout:
         return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
 
 
-def agree(own: Tensor, computed: Tensor) -> bool:
-    """Whether two computations of the same logits, or of the same hidden states, differ by rounding alone."""
-    return torch.allclose(computed, own, rtol=1e-3, atol=1e-3 * float(own.abs().max()))
+def agree(own: Tensor, computed: Tensor, rounding: float = 1e-3) -> bool:
+    """Whether two computations of the same logits, or hidden states, differ by rounding alone: by this share at most."""
+    return torch.allclose(computed, own, rtol=rounding, atol=rounding * float(own.abs().max()))
 
 
 def row_chunks(rows: int, positions: int, vocabulary_size: int) -> list[slice]:

@@ -31,11 +31,11 @@ def sparse_products(hf: PreTrainedModel, architecture: Architecture) -> Iterator
         architecture: its layout.
     """
     products: dict[nn.Module, Callable[[Tensor], Tensor]] = {}
-    for name in filter(is_module, architecture.maskable):
-        module = hf.get_submodule(holder(name))
-        if type(module) in (nn.Linear, Conv1D) and "forward" not in vars(module) and _is_sparse(module.weight):
-            products[module] = _product(module, goes_on_by_element={*held(name)} <= {"mlp in", "mlp gate"})
-    with lock_of(hf):
+    with lock_of(hf):  # no other thread has its own weights in the model now
+        for name in filter(is_module, architecture.maskable):
+            module = hf.get_submodule(holder(name))
+            if type(module) in (nn.Linear, Conv1D) and "forward" not in vars(module) and _is_sparse(module.weight):
+                products[module] = _product(module, goes_on_by_element={*held(name)} <= {"mlp in", "mlp gate"})
         try:
             for module, product in products.items():
                 module.forward = product

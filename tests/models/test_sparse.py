@@ -1,6 +1,7 @@
 """Matrices that are mostly zeros are multiplied without them, with the same results, and afterwards the model is as it was."""
 
 import copy
+import threading
 
 import pytest
 import torch
@@ -54,3 +55,20 @@ def test_what_was_skipped_around_it_stays_skipped(any_model, few):
         with sparse_products(any_model.hf, any_model.architecture):
             assert torch.allclose(any_model.hidden(token_ids()), expected, atol=1e-5)
         assert torch.equal(any_model.hidden(token_ids()), expected)
+
+
+def test_weights_that_another_thread_has_in_the_model_meanwhile_are_not_multiplied(model):
+    few = {name: torch.zeros_like(weight) for name, weight in model.maskable.items()}
+    found = []
+
+    def enter():
+        with sparse_products(model.hf, model.architecture):
+            found.append(replaced_modules(model))
+
+    thread = threading.Thread(target=enter)
+    with model.replaced(few):
+        thread.start()
+        thread.join(0.3)
+        assert not found
+    thread.join()
+    assert found == [[]]
