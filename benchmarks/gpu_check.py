@@ -131,7 +131,7 @@ def _all_weights(model: LanguageModel, table: BigramTable) -> SparsifyConfig:
 def _trained(model: LanguageModel, table: BigramTable, text: TokenCorpus, config: SparsifyConfig) -> Subnetwork:
     """What a search finds, without the store, which does not tell devices apart."""
     with tempfile.TemporaryDirectory() as folder:
-        return train(model, table, text, config, Run(), None, SavedState(Path(folder) / "state"))
+        return train(model, table, text, config, None, Run(), None, SavedState(Path(folder) / "state"))
 
 
 if __name__ == "__main__":

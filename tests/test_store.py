@@ -17,8 +17,8 @@ from bigramlib import SparsifyConfig, Subnetwork, disk, find_subnetwork, load_co
 from bigramlib.disk import remove_leftovers, written_whole
 from bigramlib.store import check_writable, content_hash, locked, set_aside, store_folder, stored_folder, tensors_hash
 from bigramlib.subnetworks import file as subnetwork_file
+from bigramlib.training.results import stored_subnetwork
 from bigramlib.training.run import Run, SavedState
-from bigramlib.training.search import stored_subnetwork
 
 MODULES = [
     module.name for module in pkgutil.walk_packages(bigramlib.__path__, "bigramlib.") if module.name != "bigramlib.__main__"

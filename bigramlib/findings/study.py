@@ -98,30 +98,47 @@ class Study:
 
     # -- subnetworks ------------------------------------------------------------------------------------------------
 
-    def find(self, penalty: float | None = None, seed: int = 0, *, density: Number | None = None) -> Subnetwork:
+    def find(
+        self,
+        penalty: float | None = None,
+        seed: int = 0,
+        *,
+        density: Number | None = None,
+        start: Subnetwork | None = None,
+    ) -> Subnetwork:
         """Find the bigram subnetwork by `SparsifyConfig.suited` and the settings, or read it from the store.
 
         Args:
             penalty: the sparsity penalty lambda; 10 if neither this nor a density is given.
             seed: of the search.
             density: the share of weights to keep (see `find_subnetwork`), in place of a penalty.
+            start: a subnetwork near which the gates start (see `find_subnetwork`).
         """
-        return self._found(self.table, penalty, seed, density)
+        return self._found(self.table, penalty, seed, density, start)
 
-    def prune(self, penalty: float | None = None, seed: int = 0, *, density: Number | None = None) -> Subnetwork:
+    def prune(
+        self,
+        penalty: float | None = None,
+        seed: int = 0,
+        *,
+        density: Number | None = None,
+        start: Subnetwork | None = None,
+    ) -> Subnetwork:
         """Optimal pruning (paper, finding 5): as `find`, but the subnetwork predicts like the full model."""
-        return self._found(ModelTarget(self.model), penalty, seed, density)
+        return self._found(ModelTarget(self.model), penalty, seed, density, start)
 
     def stored(self) -> dict[float, Subnetwork]:
         """The bigram subnetworks of this model and text in the store, by sparsity penalty (see `stored_subnetworks`)."""
         return stored_subnetworks(self.model, self.table.hash)
 
-    def _found(self, target: Target, penalty: float | None, seed: int, density: Number | None) -> Subnetwork:
+    def _found(
+        self, target: Target, penalty: float | None, seed: int, density: Number | None, start: Subnetwork | None
+    ) -> Subnetwork:
         if penalty is not None and density is not None:
             raise ValueError(f"Both a penalty ({penalty!r}) and a density ({density!r}) are given; leave one out.")
         chosen = SparsifyConfig.sparsity_penalty if penalty is None else penalty
         config = SparsifyConfig.suited(self.model, target, chosen, seed).with_settings(self.settings)
-        return find_subnetwork(self.model, target, self.train, config, density=density)
+        return find_subnetwork(self.model, target, self.train, config, density=density, start=start)
 
     # -- what is predicted after a prompt -----------------------------------------------------------------------------
 

@@ -40,7 +40,8 @@ def run_search(options: argparse.Namespace) -> str:
     """
     from bigramlib.models.loading import architecture_named, load_model  # slow to import, and the command line does not need it
     from bigramlib.training.ranks import joined
-    from bigramlib.training.search import find_subnetwork, key_facts, store_key
+    from bigramlib.training.results import key_facts, store_key
+    from bigramlib.training.search import find_subnetwork
 
     settings: dict[str, Any] = dict(map(_setting, options.set))
     with joined(options.device, options.whole_batch) as (ranks, device):

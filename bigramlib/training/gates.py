@@ -6,7 +6,8 @@ to 0 or 1; at the end the mask is s > 0.
 
 One search, by the functions that do it:
 
-1. All logits start at 0, gates at 1/2. A weight that is exactly 0 does nothing and starts dropped (`BlockGates`).
+1. All logits start at 0, gates at 1/2, unless the search starts from a subnetwork (`BlockGates.start_from`). A weight that is
+   exactly 0 does nothing and starts dropped.
 2. A step sets beta (`Gates.begin_step`), and in how many backward passes its gradients come (`Gates.expect_passes`).
 3. The forward pass runs the model with W * sigmoid(beta s) for W (`Gates.hidden`). Before the first matrix of each attention
    block or MLP runs, the block's masked weights are made (`BlockGates.before_forward`, `BlockGates.make_masked_weights`). All
@@ -26,8 +27,9 @@ that of the model is for the logits and AdamW's two moments.
 
 from __future__ import annotations
 
+import math
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
 
@@ -44,6 +46,8 @@ from bigramlib.training.optimizer import LogitOptimizer
 from bigramlib.training.ranks import ALONE, Ranks
 
 ZERO_WEIGHT_LOGIT = -1e6
+KEPT_GATE, DROPPED_GATE = 0.9, 0.05
+"""Where the gates start in a search that starts from a subnetwork: near its mask, and near enough to change."""
 LOWEST_GATE = 1e-20
 """Gates below it are set to zero: they change no float32 sum, but make subnormal numbers, which slow products down 20 times."""
 
@@ -82,6 +86,16 @@ class Gates:
         largest = max(sum(map(Tensor.numel, block.values())) for block in weights.values())
         self.workspace = Workspace(largest, largest, config.dtype, self.model.device)
         return {name: BlockGates(block, config, self.workspace) for name, block in weights.items()}
+
+    def start_from(self, masks: Mapping[str, Tensor], beta: float) -> None:
+        """Set all gates near a mask, which keeps nothing outside of what is searched.
+
+        Args:
+            masks: by parameter name.
+            beta: of the first step.
+        """
+        for block in self.blocks.values():
+            block.start_from(masks, beta)
 
     def begin_step(self, beta: float) -> None:
         """Use gates sigmoid(beta s) from now on, until the backward pass updates the logits.
@@ -175,6 +189,14 @@ class BlockGates:
         """The name of each matrix, and where it lies in the workspace's masked weights."""
         return self.split(flat)
 
+    @torch.no_grad()
+    def start_from(self, masks: Mapping[str, Tensor], beta: float) -> None:
+        """Set gates to `KEPT_GATE` where a mask keeps a weight, and to `DROPPED_GATE` elsewhere; of weights that are 0 to 0."""
+        kept, dropped = (math.log(gate / (1 - gate)) / beta for gate in (KEPT_GATE, DROPPED_GATE))
+        for name, logits in self.split(self.logits):
+            started = torch.where(self.part(masks[name].to(logits.device)), kept, dropped)
+            logits.copy_(torch.where(self.weights[name] == 0, ZERO_WEIGHT_LOGIT, started))
+
     def begin_step(self, beta: float, penalty_per_weight: float) -> None:
         """Set beta and what one open gate adds to the loss (nats), and expect one backward pass."""
         self.beta, self.penalty_per_weight = beta, penalty_per_weight
@@ -227,6 +249,10 @@ class BlockGates:
     def masks(self) -> dict[str, Tensor]:
         """The masks s > 0 of its matrices, on the CPU."""
         return {name: part.cpu().clone() for name, part in self.split(self.logits > 0)}
+
+    def part(self, whole: Tensor) -> Tensor:
+        """The part of what belongs to a matrix, such as its mask, that belongs to the logits here: all of it."""
+        return whole
 
     def own(self, gradient: Tensor) -> Tensor:
         """The part of a matrix's gradient that belongs to the logits here: all of it."""

@@ -31,6 +31,7 @@ def train(
     target: Target,
     corpus: TokenCorpus,
     config: SparsifyConfig,
+    start: Subnetwork | None,
     run: Run,
     tensors: dict[str, Tensor] | None,
     saved_state: SavedState,
@@ -43,6 +44,7 @@ def train(
         target: what the subnetwork should predict.
         corpus: training text.
         config: the schedule.
+        start: the subnetwork near which all gates start; None starts them at 1/2.
         run: how far the run is; updated at each step.
         tensors: the gates of a run that is continued; None at its beginning.
         saved_state: where the state is saved at times, and when an interrupt comes.
@@ -52,8 +54,11 @@ def train(
     draw = batches(corpus, config, generator, run.step)
     gates = ShardedGates(model, config, ranks) if ranks.count > 1 else Gates(model, config)
     step = OptimizerStep(model, target.bind(model), gates, config, run)
-    run.beta = config.first_beta if tensors is None else run.beta
-    if tensors is not None:
+    if tensors is None:
+        run.beta = config.first_beta
+        if start:
+            gates.start_from(start.masks, run.beta)
+    else:
         gates.restore(tensors)
         generator.bit_generator.state = run.generator
     saved_state.count_from(run.step)

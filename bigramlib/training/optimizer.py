@@ -1,6 +1,6 @@
 """The optimizer of the mask logits: AdamW. Another optimizer is put in its place here.
 
-The key under which a result is kept does not show which optimizer found it: change the key too (`search.store_key`).
+The key under which a result is kept does not show which optimizer found it: change the key too (`results.store_key`).
 """
 
 from __future__ import annotations

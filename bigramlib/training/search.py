@@ -7,23 +7,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from bigramlib.models.language_model import LanguageModel
 from bigramlib.models.locks import one_at_a_time
-from bigramlib.numeric import Number
+from bigramlib.numeric import Number, percent
 from bigramlib.saved_state import unfinished
-from bigramlib.store import check_writable, content_hash, locked, set_aside, store_folder
+from bigramlib.store import check_writable, locked, store_folder
 from bigramlib.subnetworks.subnetwork import Subnetwork
 from bigramlib.targets.target import Target
 from bigramlib.text.corpus import TokenCorpus
 from bigramlib.training.config import SparsifyConfig
 from bigramlib.training.loop import train
 from bigramlib.training.ranks import ALONE, Ranks
+from bigramlib.training.results import key_facts, store_key, stored_subnetwork, warn_of_earlier
 from bigramlib.training.run import NoState, Run, SavedState
 from bigramlib.training.stopping import is_unstable
 from bigramlib.training.wished_density import checked_density, with_density
@@ -40,12 +40,13 @@ def find_subnetwork(
     config: SparsifyConfig | None = None,
     *,
     density: Number | None = None,
+    start: Subnetwork | None = None,
     ranks: Ranks = ALONE,
 ) -> Subnetwork:
     """Train a mask over the model's attention and MLP matrices so that what is kept predicts the target.
 
-    The result is kept in the store under a key made of the model's weights, target, corpus and config. Asking again with the
-    same four returns it; a run that was interrupted is continued to the same bits. A second process that asks meanwhile waits.
+    The result is kept in the store under a key made of the model's weights, target, corpus, config and start. Asking again with
+    the same returns it; a run that was interrupted is continued to the same bits. A second process that asks meanwhile waits.
     A damaged file in the store is renamed and the run repeated. The model's own weights never change. A store that holds the
     result need not be writable. Threads that search one model do it one after the other.
 
@@ -57,6 +58,9 @@ def find_subnetwork(
         density: the share of the maskable weights to keep, above 0 and below 1; the config then leaves lambda as it is by
             default. Lambda is searched in six runs at most, until the density is within 5 % of the wish. All runs are kept in
             the store, so asking again trains nothing. If none comes so near, the nearest is returned, with a warning.
+        start: a subnetwork of this model near which all gates start (`gates.KEPT_GATE`), instead of at 1/2: what was found with
+            another lambda or text, in fewer layers, or in a search that ended before its gates were decided. With a larger
+            `first_beta` fewer steps are needed.
         ranks: the processes that search together (`ranks.joined`), each of which calls this with the same arguments.
 
     Returns:
@@ -67,7 +71,8 @@ def find_subnetwork(
         FloatingPointError: weights or the loss are not finite, no weight changes the loss, or the target is no distribution.
         OSError: what the store holds cannot be read just now, or the store cannot be written.
         MemoryError: not even one sequence at a time fits into memory (a batch that does not is taken in several passes).
-        ValueError: corpus, target and model do not share a vocabulary, or no search with this config gives the density.
+        ValueError: corpus, target and model do not share a vocabulary, no search with this config gives the density, or the
+            search starts from a subnetwork of another model, or from one that keeps weights which the config drops.
 
     Example:
         >>> subnetwork = find_subnetwork(model, table, corpus, SparsifyConfig.suited(model, table, 30))
@@ -77,28 +82,38 @@ def find_subnetwork(
     config = config or SparsifyConfig.suited(model, target)
     model.check_vocabulary(corpus)
     model.check_length(config.sequence_length)
+    if start:
+        _check_start(start, model, config)
     if density is not None:
         density = checked_density(density, config, model)
         configs = partial(replace, config)
-        return with_density(density, lambda penalty: _find(model, target, corpus, configs(sparsity_penalty=penalty), ranks))
-    return _find(model, target, corpus, config, ranks)
+        return with_density(
+            density, lambda penalty: _find(model, target, corpus, configs(sparsity_penalty=penalty), start, ranks)
+        )
+    return _find(model, target, corpus, config, start, ranks)
 
 
-def _find(model: LanguageModel, target: Target, corpus: TokenCorpus, config: SparsifyConfig, ranks: Ranks) -> Subnetwork:
+def _find(
+    model: LanguageModel,
+    target: Target,
+    corpus: TokenCorpus,
+    config: SparsifyConfig,
+    start: Subnetwork | None,
+    ranks: Ranks,
+) -> Subnetwork:
     """The subnetwork of one lambda: from the store, or trained and kept there."""
     model_facts = model.facts()
-    facts = key_facts(model_facts, target, corpus, config)
+    facts = key_facts(model_facts, target, corpus, config, start)
     file = store_folder("subnetworks") / f"{store_key(facts)}.safetensors"
-
-    def attempt(*run: Any) -> Subnetwork:
-        return train(model, target, corpus, config, *run)
-
+    attempt = partial(train, model, target, corpus, config, start)
     if not ranks.leads:
         return _followed(attempt, file, facts, ranks)
     with _told(ranks, file):
         if stored := stored_subnetwork(file, facts, aside=False):
             return stored
-        return _made(attempt, partial(_record, model, target, corpus, config, model_facts, facts), config, file, facts, ranks)
+        return _made(
+            attempt, partial(_record, model, target, corpus, config, start, model_facts, facts), config, file, facts, ranks
+        )
 
 
 def _made(
@@ -123,7 +138,7 @@ def _made(
         if stored := stored_subnetwork(file, facts):
             return stored
         check_writable(file.parent)
-        _warn_of_earlier(file, facts)
+        warn_of_earlier(file, facts)
         saved_state = SavedState(unfinished(file.name))
         subnetwork, run = _trained(attempt, config, saved_state, ranks)
         divided = {"processes": ranks.count} if ranks.divide(config.batch_size) else {}  # their sums round otherwise
@@ -160,7 +175,27 @@ def _trained(
             config.seed,
             config.attempts + 2,
         )
+    if not run.converged and config.undecided_share >= 0:
+        log.warning(
+            "This search (lambda %g, seed %d) ended before its gates were decided: %s of the weights are kept, %s undecided. "
+            "The mask keeps or drops these all the same, and may predict much worse than the loss at the end says; take more "
+            "steps or a larger final_beta, or search again from this subnetwork, with start=.",
+            config.sparsity_penalty,
+            config.seed,
+            *map(percent, run.history[-1][2:]),
+        )
     return subnetwork, run
+
+
+def _check_start(start: Subnetwork, model: LanguageModel, config: SparsifyConfig) -> None:
+    """Raise ValueError unless a search with this config can start from a subnetwork."""
+    start.check_fits(model)
+    searched = set(model.architecture.within(config.layers, config.attention))
+    if outside := next((name for name, mask in start.masks.items() if name not in searched and mask.any()), None):
+        raise ValueError(
+            f"The search cannot start from this subnetwork, which keeps weights of {outside!r}: the config drops them. Set "
+            "layers and attention in the config so that they are searched."
+        )
 
 
 def _unstable(run: Run, config: SparsifyConfig) -> bool:
@@ -190,14 +225,21 @@ def _followed(attempt: Callable[..., Subnetwork], file: Path, facts: dict, ranks
 
 
 def _record(
-    model: LanguageModel, target: Target, corpus: TokenCorpus, config: SparsifyConfig, model_facts: dict, facts: dict, run: Run
+    model: LanguageModel,
+    target: Target,
+    corpus: TokenCorpus,
+    config: SparsifyConfig,
+    start: Subnetwork | None,
+    model_facts: dict,
+    facts: dict,
+    run: Run,
 ) -> dict:
     """What a subnetwork records of how it was found; `facts` are its `key_facts`.
 
     Raises:
         ValueError: the model was changed meanwhile.
     """
-    if key_facts(model.facts(), target, corpus, config) != facts:
+    if key_facts(model.facts(), target, corpus, config, start) != facts:
         raise ValueError(
             f"The model {model.name!r} was changed while its mask was trained, so nothing was stored; load it anew, and "
             "leave it alone meanwhile."
@@ -217,59 +259,3 @@ def _record(
         "history": run.history,
         **({"passes": run.passes} if run.passes > 1 else {}),
     }
-
-
-def key_facts(model_facts: dict, target: Target, corpus: TokenCorpus, config: SparsifyConfig) -> dict:
-    """What the result of a run depends on. The key in the store is made of it, and of no other `LanguageModel.facts`."""
-    facts = {
-        "weights_hash": model_facts["weights_hash"],
-        "target_hash": target.hash,
-        "corpus_hash": corpus.hash,
-        "config": config.facts(),
-    }
-    return facts if "model_hash" not in model_facts else facts | {"model_hash": model_facts["model_hash"]}
-
-
-def store_key(facts: dict) -> str:
-    """The name, without its suffix, of a run's file in the store, made of its `key_facts`."""
-    return content_hash(*facts.values(), "mask training 1")[:24]
-
-
-def stored_subnetwork(file: Path, facts: dict, aside: bool = True) -> Subnetwork | None:
-    """The subnetwork that the store holds for a run, or None. A file that is damaged or of another run counts as none.
-
-    Args:
-        file: where it lies.
-        facts: what its provenance must say.
-        aside: whether to rename a file that counts as none; only the holder of the file's lock may.
-
-    Raises:
-        OSError, MemoryError: the file cannot be read just now; it is left as it is.
-    """
-    try:
-        found = Subnetwork.load(file)
-        for name, value in facts.items():
-            if found.provenance.get(name) != value:
-                mine = found.provenance.get(name)
-                raise ValueError(f"it is a subnetwork of another run: its {name} is {mine!r}, not {value!r}")
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        if aside:
-            set_aside(file, error)
-        return None
-    return found
-
-
-def _warn_of_earlier(file: Path, facts: dict) -> None:
-    """Warn if the store holds this run's subnetwork from version 0.1, whose keys did not tell configuration and tokenizer."""
-    earlier = file.with_name(f"{store_key({name: value for name, value in facts.items() if name != 'model_hash'})}.safetensors")
-    with suppress(OSError, MemoryError):
-        found = stored_subnetwork(earlier, {}, aside=False) if earlier != file else None
-        if found is None or "model_hash" in found.provenance:
-            return
-        log.warning(
-            "%r was found by an earlier version in a model of these weights, but does not say of which configuration and "
-            "tokenizer, so the mask is trained again; Subnetwork.load reads the file as it is.",
-            str(earlier),
-        )

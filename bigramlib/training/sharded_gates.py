@@ -72,9 +72,13 @@ class ShardedBlockGates(BlockGates):
         torch.mul(gate, weight, out=mine[: len(weight)])
         self.ranks.gather(mine, masked.as_strided((size * self.ranks.count,), (1,)))
 
+    def part(self, whole: Tensor) -> Tensor:
+        """The part of what belongs to a matrix that belongs to the logits here, flat."""
+        return self.ranks.part(whole)
+
     def own(self, gradient: Tensor) -> Tensor:
         """The part of a matrix's gradient that belongs to the logits here, summed over the processes' parts of the batch."""
-        return self.ranks.sum_part(gradient) if self.divided else self.ranks.part(gradient)
+        return self.ranks.sum_part(gradient) if self.divided else self.part(gradient)
 
     def masks(self) -> dict[str, Tensor]:
         """The masks s > 0 of its matrices, whole, on the CPU."""

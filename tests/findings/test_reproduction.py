@@ -12,7 +12,7 @@ from bigramlib.cluster.searches import Search
 from bigramlib.findings import reproduction
 from bigramlib.findings.reproduction import draw_figures, execution, searches_of
 from bigramlib.store import store_root
-from bigramlib.training.search import key_facts, store_key
+from bigramlib.training.results import key_facts, store_key
 
 ROOT = Path(__file__).parents[2]
 LATER = 4

@@ -175,18 +175,22 @@ def test_a_model_without_checkpoints_is_its_own_last_however_it_was_made(study):
 def test_a_density_is_wished_for_in_place_of_a_penalty(study, quick, sparse, monkeypatch):
     asked = []
 
-    def search(model, target, corpus, config, *, density):
-        asked.append((config, density))
+    def search(model, target, corpus, config, *, density, start):
+        asked.append((config, density, start))
         return sparse
 
     monkeypatch.setattr("bigramlib.findings.study.find_subnetwork", search)
     study.find()
     study.find(density=0.1, seed=3)
     study.prune(density=0.2)
-    assert [(config.sparsity_penalty, config.seed, density) for config, density in asked] == [
-        (10.0, 0, None),
-        (10.0, 3, 0.1),
-        (10.0, 0, 0.2),
+    study.find(3.0, start=sparse)
+    study.prune(3.0, start=sparse)
+    assert [(config.sparsity_penalty, config.seed, *others) for config, *others in asked] == [
+        (10.0, 0, None, None),
+        (10.0, 3, 0.1, None),
+        (10.0, 0, 0.2, None),
+        (3.0, 0, None, sparse),
+        (3.0, 0, None, sparse),
     ]
     with pytest.raises(ValueError, match=r"Both a penalty \(3.0\) and a density \(0.1\) are given; leave one out"):
         study.find(3.0, density=0.1)

@@ -19,7 +19,7 @@ FOUR_SEQUENCES = replace(QUICK, steps=12, batch_size=4)
 def trained(model, target, corpus, config) -> tuple[Subnetwork, list[float]]:
     """One run from its beginning: the subnetwork and the cross-entropy of each step."""
     run = Run()
-    return train(model, target, corpus, config, run, None, SavedState(store_folder("unfinished") / "run")), run.losses
+    return train(model, target, corpus, config, None, run, None, SavedState(store_folder("unfinished") / "run")), run.losses
 
 
 class EndingError(Exception):

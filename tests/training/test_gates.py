@@ -23,6 +23,21 @@ def test_a_weight_that_is_exactly_zero_starts_closed_and_still_counts(tokenizer)
     assert opened == pytest.approx(0.5 * (gates.total - 5))
 
 
+@pytest.mark.parametrize("beta", [1.0, 40.0])
+def test_gates_start_near_a_mask_whatever_beta_is(tokenizer, beta):
+    model = build("gpt_neox", tokenizer)
+    name = model.architecture.maskable[0]
+    model.maskable[name][0, :5] = 0.0
+    masks = {each: torch.rand(weight.shape) < 0.5 for each, weight in model.maskable.items()}
+    gates = Gates(model, QUICK)
+    gates.start_from(masks, beta)
+    gates.begin_step(beta)
+    for block in gates.blocks.values():
+        for each, gate in block.split(block.make_masked_weights()):
+            expected = torch.where(masks[each], 0.9, 0.05).masked_fill(model.maskable[each] == 0, 0.0)
+            torch.testing.assert_close(gate, expected)
+
+
 def test_a_backward_pass_leaves_no_gradients_and_no_gates_behind(model, table, corpus):
     gates = Gates(model, QUICK)
     gates.begin_step(1.0)

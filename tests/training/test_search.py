@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import VOCABULARY, build
-from searches import QUICK
+from searches import QUICK, cut
 
 from bigramlib import Subnetwork, TokenCorpus, find_subnetwork
+from bigramlib.numeric import percent
 from bigramlib.store import store_folder
 from bigramlib.training import search as training
+from bigramlib.training.results import key_facts, store_key
 
 
 def test_same_seed_same_bits_another_seed_other_bits(model, table, corpus, monkeypatch, tmp_path):
@@ -60,10 +62,67 @@ def test_a_search_that_stays_unstable_is_kept_with_a_warning(model, table, corpu
     found = find_subnetwork(model, table, corpus, replace(QUICK, steps=2, attempts=2, sparsity_penalty=3, seed=4))
     assert (found.provenance["attempt"], found.provenance["unstable"]) == (1, True)
     assert set(judged) == {QUICK.batch_size * QUICK.sequence_length}
-    (message,) = caplog.messages
+    message = caplog.messages[0]
     assert (
         message.startswith("The loss of this search (lambda 3, seed 4) jumped and stayed high") and "attempts to 4" in message
     )
+
+
+def test_a_search_that_ends_undecided_says_so(model, table, corpus, caplog):
+    undecided = replace(QUICK, steps=5, sparsity_penalty=3, seed=4, final_beta=2.0)
+    history = find_subnetwork(model, table, corpus, undecided).history()
+    (message,) = caplog.messages
+    shown = percent(history.undecided.iloc[-1])
+    assert message.startswith("This search (lambda 3, seed 4) ended before its gates were decided")
+    assert f"{shown} undecided" in message and "final_beta" in message
+    caplog.clear()
+    find_subnetwork(model, table, corpus, undecided)  # from the store
+    find_subnetwork(model, table, corpus, replace(undecided, undecided_share=-1.0))  # takes all its steps by intention
+    assert find_subnetwork(model, table, corpus, replace(undecided, steps=60, final_beta=1e5)).provenance["converged"]
+    assert not caplog.messages
+
+
+def half_of(model) -> Subnetwork:
+    """A subnetwork of every second weight."""
+    full = Subnetwork.full(model).masks
+    masks = {name: torch.arange(mask.numel()).view(mask.shape) % 2 == 0 for name, mask in full.items()}
+    return Subnetwork(masks, model.architecture)
+
+
+def test_a_search_can_start_from_a_subnetwork(model, table, corpus, monkeypatch):
+    half, still = half_of(model), replace(QUICK, steps=1, learning_rate=1e-9)
+    started = find_subnetwork(model, table, corpus, still, start=half)
+    assert started.hash == half.hash
+    assert started.provenance["start_hash"] == half.hash
+    assert "start_hash" not in find_subnetwork(model, table, corpus, still).provenance
+    monkeypatch.setattr(training, "train", lambda *_: pytest.fail("trained"))
+    assert find_subnetwork(model, table, corpus, still, start=half).hash == started.hash
+    with pytest.raises(pytest.fail.Exception, match="trained"):
+        find_subnetwork(model, table, corpus, still, start=~half)
+
+
+def test_a_search_that_starts_from_a_subnetwork_goes_on_to_the_same_bits(model, table, corpus, monkeypatch, tmp_path):
+    half, config = half_of(model), replace(QUICK, first_beta=50.0, undecided_share=-1.0)
+    whole = find_subnetwork(model, table, corpus, config, start=half)
+    assert whole.hash not in {half.hash, find_subnetwork(model, table, corpus, config).hash}
+    monkeypatch.setenv("BIGRAMLIB_STORE", str(tmp_path / "another"))
+    with cut(12):
+        find_subnetwork(model, table, corpus, config, start=half)
+    assert find_subnetwork(model, table, corpus, config, start=half).hash == whole.hash
+
+
+def test_a_search_does_not_start_from_what_it_drops_or_from_another_models_subnetwork(model, table, corpus, tokenizer):
+    with pytest.raises(ValueError, match=r"keeps weights of '.*': the config drops them. Set layers and attention"):
+        find_subnetwork(model, table, corpus, replace(QUICK, attention=False), start=half_of(model))
+    other = find_subnetwork(build("gpt_neox", tokenizer, seed=1), table, corpus, QUICK)
+    with pytest.raises(ValueError, match="was found in"):
+        find_subnetwork(model, table, corpus, QUICK, start=other)
+
+
+def test_a_wished_density_is_searched_from_the_start_that_is_given(model, table, corpus):
+    half = half_of(model)
+    found = find_subnetwork(model, table, corpus, replace(QUICK, sparsity_penalty=10.0), density=0.3, start=half)
+    assert found.provenance["start_hash"] == half.hash
 
 
 def test_another_corpus_or_model_trains_another(model, table, corpus, tokenizer, monkeypatch):
@@ -77,8 +136,7 @@ def test_another_corpus_or_model_trains_another(model, table, corpus, tokenizer,
 
 def test_a_subnetwork_of_a_subnetwork_is_not_taken_for_one_of_the_model(model, table, corpus):
     of_model = find_subnetwork(model, table, corpus, QUICK)
-    half = Subnetwork.full(model).masks
-    half = Subnetwork({name: torch.arange(m.numel()).view(m.shape) % 2 == 0 for name, m in half.items()}, model.architecture)
+    half = half_of(model)
     with half.applied(model):
         of_half = find_subnetwork(model, table, corpus, QUICK)
     assert (of_half - half).kept == 0 < (of_model - half).kept
@@ -102,7 +160,7 @@ def test_a_model_edited_while_its_mask_is_trained_stores_nothing(tokenizer, tabl
 def test_a_subnetwork_of_an_earlier_version_on_weights_alone_is_told_of_and_not_taken(model, table, corpus, caplog):
     found = find_subnetwork(model, table, corpus, QUICK)
     facts = {name: value for name, value in found.provenance.items() if name != "model_hash"}
-    key = training.store_key({name: facts[name] for name in ("weights_hash", "target_hash", "corpus_hash", "config")})
+    key = store_key({name: facts[name] for name in ("weights_hash", "target_hash", "corpus_hash", "config")})
     (file,) = store_folder("subnetworks").iterdir()
     replace(found, provenance=facts).save(file.with_name(f"{key}.safetensors"))
     file.unlink()
@@ -118,4 +176,4 @@ def test_a_subnetwork_records_where_model_and_text_came_from_and_its_key_does_no
     assert provenance["model_hash"] == model.hash
     (file,) = store_folder("subnetworks").iterdir()
     elsewhere = model.facts() | {"model": "another name", "model_source": "elsewhere", "model_revision": "2"}
-    assert training.store_key(training.key_facts(elsewhere, table, corpus, QUICK)) == file.stem
+    assert store_key(key_facts(elsewhere, table, corpus, QUICK)) == file.stem

@@ -37,20 +37,20 @@ def alone(place, table, corpus, monkeypatch):
     """What one process finds, in a store of its own or in another one."""
     model = load_model(place)
 
-    def search(config, store="alone"):
+    def search(config, store="alone", start=None):
         with monkeypatch.context() as patch:
             patch.setenv("BIGRAMLIB_STORE", str(place / store))
-            return find_subnetwork(model, table, corpus, config)
+            return find_subnetwork(model, table, corpus, config, start=start)
 
     return search
 
 
-def run(folder, *configs, whole_batch=True, trouble="") -> list[int]:
+def run(folder, *configs, whole_batch=True, trouble="", start=None) -> list[int]:
     """Exit codes of two processes that search together."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    arguments = [(folder, configs, rank, port, whole_batch, trouble) for rank in range(2)]
+    arguments = [(folder, configs, rank, port, whole_batch, trouble, start) for rank in range(2)]
     started = [processes.Process(target=together.search, args=each) for each in arguments]
     for process in started:
         process.start()
@@ -76,6 +76,13 @@ def test_two_processes_that_take_whole_batches_find_the_bits_that_one_finds(plac
         assert both.hash == one.hash and both.history().equals(one.history())
     assert len(list((place / "store" / "subnetworks").iterdir())) == 3
     assert not list((place / "store" / "unfinished").iterdir())
+
+
+def test_two_processes_start_from_a_subnetwork_as_one_does(place, alone):
+    start = alone(replace(CONFIG, seed=1))
+    start.save(place / "start")
+    assert run(place, CONFIG, start=place / "start") == [0, 0]
+    assert found(place).hash == alone(CONFIG, start=start).hash != alone(CONFIG).hash
 
 
 def test_two_processes_that_divide_the_batch_agree_with_one_and_halve_passes_together(place, alone):

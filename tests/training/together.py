@@ -11,13 +11,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bigramlib import BigramTable, SparsifyConfig, TokenCorpus, find_subnetwork, load_model, saved_state
+from bigramlib import BigramTable, SparsifyConfig, Subnetwork, TokenCorpus, find_subnetwork, load_model, saved_state
 from bigramlib.training.gates import Gates
 from bigramlib.training.ranks import joined
 
 
 def search(
-    folder: Path, configs: Sequence[SparsifyConfig], rank: int, port: int, whole_batch: bool = True, trouble: str = ""
+    folder: Path,
+    configs: Sequence[SparsifyConfig],
+    rank: int,
+    port: int,
+    whole_batch: bool = True,
+    trouble: str = "",
+    start: Path | None = None,
 ) -> None:
     """Find subnetworks with the other rank, in the store within the folder; the state is saved at each step.
 
@@ -29,6 +35,7 @@ def search(
         whole_batch: as in `Ranks`.
         trouble: of rank 1. "killed": after its fifth step; "memory": it runs out in the third step; "other": it asks for
             other searches; "continued": none, unless more than three steps are made, which an interrupted search has left.
+        start: the file of a subnetwork from which the searches start.
     """
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ |= {"BIGRAMLIB_STORE": str(folder / "store"), "TQDM_DISABLE": "1"}
@@ -43,8 +50,9 @@ def search(
         model = load_model(folder, device)
         corpus = TokenCorpus(np.load(folder / "ids.npy"), np.load(folder / "starts.npy"), model.vocabulary_size)
         table = BigramTable.from_corpus(corpus)
+        near = Subnetwork.load(start) if start else None
         for number, config in enumerate(configs):
-            find_subnetwork(model, table, corpus, config, ranks=ranks).save(folder / f"{number}-of-rank-{rank}")
+            find_subnetwork(model, table, corpus, config, start=near, ranks=ranks).save(folder / f"{number}-of-rank-{rank}")
 
 
 def _make(trouble: str) -> None:
