@@ -18,7 +18,8 @@ One search, by the functions that do it:
    gradient of the penalty is added: (g * W + lambda / n) * beta * gate * (1 - gate), where n is the number of weights. When
    a block's gradients are complete, its logits are updated at once and the gradients freed (`BlockGates.take_gradient`,
    `optimizer.LogitOptimizer.step`), while the backward pass goes on to the blocks below.
-6. The caller lets beta grow and repeats from 2 until the gates are decided (`loop.train`, `stopping.are_decided`).
+6. The caller lets beta grow and repeats from 2 until the gates are decided (`loop.train`, `stopping.are_decided`); a search
+   that starts from a subnetwork, where they are decided at once, takes all steps.
 7. The mask is s > 0 (`Gates.masks`).
 
 So a step costs what a plain fine-tuning step costs, plus a few elementwise passes over one block at a time. The memory above

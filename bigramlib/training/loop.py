@@ -44,7 +44,8 @@ def train(
         target: what the subnetwork should predict.
         corpus: training text.
         config: the schedule.
-        start: the subnetwork near which all gates start; None starts them at 1/2.
+        start: the subnetwork near which all gates start, and from which all steps are taken, since they are decided as it
+            were from the beginning; None starts them at 1/2, and ends when they are decided.
         run: how far the run is; updated at each step.
         tensors: the gates of a run that is continued; None at its beginning.
         saved_state: where the state is saved at times, and when an interrupt comes.
@@ -63,7 +64,7 @@ def train(
         generator.bit_generator.state = run.generator
     saved_state.count_from(run.step)
     with _progress(config, run, ranks) as progress, interrupts_deferred() as interrupted:
-        while run.step < config.steps and not run.converged:
+        while run.step < config.steps and (start or not run.converged):
             step.take(*on_device(ranks.share(draw()), model.device))
             run.beta *= (config.final_beta / config.first_beta) ** (1 / config.steps)
             run.step += 1

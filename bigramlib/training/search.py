@@ -58,9 +58,9 @@ def find_subnetwork(
         density: the share of the maskable weights to keep, above 0 and below 1; the config then leaves lambda as it is by
             default. Lambda is searched in six runs at most, until the density is within 5 % of the wish. All runs are kept in
             the store, so asking again trains nothing. If none comes so near, the nearest is returned, with a warning.
-        start: a subnetwork of this model near which all gates start (`gates.KEPT_GATE`), instead of at 1/2: what was found with
-            another lambda or text, in fewer layers, or in a search that ended before its gates were decided. With a larger
-            `first_beta` fewer steps are needed.
+        start: a subnetwork of this model near which all gates start (`gates.KEPT_GATE`), instead of at 1/2, such as one whose
+            gates were not decided when its search ended, or one for another text. All steps of the config are then taken. The
+            gates stay nearer to where they started the larger `first_beta` is and the smaller the learning rate.
         ranks: the processes that search together (`ranks.joined`), each of which calls this with the same arguments.
 
     Returns:

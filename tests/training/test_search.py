@@ -102,9 +102,10 @@ def test_a_search_can_start_from_a_subnetwork(model, table, corpus, monkeypatch)
 
 
 def test_a_search_that_starts_from_a_subnetwork_goes_on_to_the_same_bits(model, table, corpus, monkeypatch, tmp_path):
-    half, config = half_of(model), replace(QUICK, first_beta=50.0, undecided_share=-1.0)
+    half, config = half_of(model), replace(QUICK, first_beta=50.0)
     whole = find_subnetwork(model, table, corpus, config, start=half)
     assert whole.hash not in {half.hash, find_subnetwork(model, table, corpus, config).hash}
+    assert whole.provenance["steps"] == config.steps, "its gates are decided from the first step on"
     monkeypatch.setenv("BIGRAMLIB_STORE", str(tmp_path / "another"))
     with cut(12):
         find_subnetwork(model, table, corpus, config, start=half)
