@@ -49,5 +49,6 @@ def facts(provenance: dict, measured: dict, kept: int, total: int, first_mlp: fl
         found["found on"] = str(provenance["corpus"])
     if "steps" in provenance:
         decided = "all gates decided" if provenance.get("converged") else "not all gates decided"
-        found["training"] = f"{provenance['steps']} steps, {decided}"
+        start = ", started from another subnetwork" if "start" in provenance else ""
+        found["training"] = f"{provenance['steps']} steps, {decided}{start}"
     return found

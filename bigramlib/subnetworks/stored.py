@@ -30,8 +30,8 @@ def stored_provenances() -> dict[Path, dict]:
 def stored_subnetworks(model: LanguageModel, target_hash: str) -> dict[float, Subnetwork]:
     """The subnetworks in the store that were found in a model for a target, by sparsity penalty, the smallest first.
 
-    Of several for the same penalty, the one that was trained on most tokens is taken, and among equals the one with the lowest
-    seed. A file that cannot be read is left out with a warning.
+    Of several for the same penalty, the one that was trained on most tokens is taken, those of a search that it started from
+    included, and among equals the one with the lowest seed. A file that cannot be read is left out with a warning.
     """
     wanted = (target_hash, model.weights_hash, model.hash)
     found: dict[float, Subnetwork] = {}
@@ -54,5 +54,9 @@ def _readable(read: Callable[[Path], Read], file: Path) -> Read | None:
 
 
 def _effort(provenance: dict) -> tuple[int, int]:
-    config = provenance["config"]
-    return int(np.prod([provenance["steps"], config["batch_size"], config["sequence_length"]])), -config["seed"]
+    """The tokens that a search was trained on, with those of the search that it started from, and its seed, negative."""
+    if not provenance.keys() >= {"config", "steps"}:
+        return 0, 0
+    config, start = provenance["config"], provenance.get("start", {})
+    tokens = int(np.prod([provenance["steps"], config["batch_size"], config["sequence_length"]]))
+    return tokens + _effort(start)[0], -config["seed"]

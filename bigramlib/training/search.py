@@ -258,4 +258,5 @@ def _record(
         "converged": run.converged,
         "history": run.history,
         **({"passes": run.passes} if run.passes > 1 else {}),
+        **({"start": {name: fact for name, fact in start.provenance.items() if name != "history"}} if start else {}),
     }

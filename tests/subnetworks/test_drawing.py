@@ -37,6 +37,8 @@ def test_html_is_inline_escaped_and_free_of_hashes(half):
     for part in ("&lt;script&gt;", "a &amp; b", f"{half.kept:,} of {half.total:,}", ">10<", "7 steps, all gates decided"):
         assert part in html
     assert len(html) < 8000
+    started = described(half, sparsity_penalty=10.0, start={"model": "mini"}, **facts)._repr_html_()
+    assert "7 steps, all gates decided, started from another subnetwork" in started
 
 
 def test_the_map_has_a_cell_for_each_layer_and_component_strongest_where_most_is_kept(model):

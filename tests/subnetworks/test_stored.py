@@ -7,9 +7,10 @@ from bigramlib.store import store_folder
 from bigramlib.subnetworks.stored import stored_provenances, stored_subnetworks
 
 
-def search(model, target, corpus, penalty=1.0, steps=3, seed=0):
+def search(model, target, corpus, penalty=1.0, steps=3, seed=0, start=None):
     short = {"batch_size": 2, "sequence_length": 16, "flattening": None}
-    return find_subnetwork(model, target, corpus, SparsifyConfig(sparsity_penalty=penalty, steps=steps, seed=seed, **short))
+    config = SparsifyConfig(sparsity_penalty=penalty, steps=steps, seed=seed, **short)
+    return find_subnetwork(model, target, corpus, config, start=start)
 
 
 def test_the_best_for_each_penalty_is_taken_and_those_of_other_models_and_targets_are_not(model, table, corpus, tokenizer):
@@ -24,6 +25,14 @@ def test_the_best_for_each_penalty_is_taken_and_those_of_other_models_and_target
     found = stored_subnetworks(model, table.hash)
     assert [(penalty, each.hash) for penalty, each in found.items()] == [(0.5, other.hash), (1.0, longest.hash)]
     assert found[1.0].provenance["config"]["seed"] == 0 and len(stored_provenances()) == 7
+
+
+def test_a_search_that_started_from_another_counts_with_it(model, table, corpus):
+    whole = search(model, table, corpus, steps=5)
+    search(model, table, corpus, steps=6)
+    finished = search(model, table, corpus, steps=2, start=whole)
+    search(model, table, corpus, steps=2, start=Subnetwork.full(model))
+    assert stored_subnetworks(model, table.hash)[1.0].provenance["start_hash"] == finished.provenance["start_hash"] == whole.hash
 
 
 def test_only_the_masks_that_are_taken_are_read_and_a_damaged_one_gives_way_to_the_next(

@@ -94,7 +94,7 @@ def test_a_search_can_start_from_a_subnetwork(model, table, corpus, monkeypatch)
     started = find_subnetwork(model, table, corpus, still, start=half)
     assert started.hash == half.hash
     assert started.provenance["start_hash"] == half.hash
-    assert "start_hash" not in find_subnetwork(model, table, corpus, still).provenance
+    assert not {"start", "start_hash"} & find_subnetwork(model, table, corpus, still).provenance.keys()
     monkeypatch.setattr(training, "train", lambda *_: pytest.fail("trained"))
     assert find_subnetwork(model, table, corpus, still, start=half).hash == started.hash
     with pytest.raises(pytest.fail.Exception, match="trained"):
@@ -104,6 +104,8 @@ def test_a_search_can_start_from_a_subnetwork(model, table, corpus, monkeypatch)
 def test_a_search_that_starts_from_a_subnetwork_goes_on_to_the_same_bits(model, table, corpus, monkeypatch, tmp_path):
     half, config = half_of(model), replace(QUICK, first_beta=50.0)
     whole = find_subnetwork(model, table, corpus, config, start=half)
+    again = find_subnetwork(model, table, corpus, config, start=whole)
+    assert again.provenance["start"]["config"] == config.facts() and "history" not in again.provenance["start"]
     assert whole.hash not in {half.hash, find_subnetwork(model, table, corpus, config).hash}
     assert whole.provenance["steps"] == config.steps, "its gates are decided from the first step on"
     monkeypatch.setenv("BIGRAMLIB_STORE", str(tmp_path / "another"))
