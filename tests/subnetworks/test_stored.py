@@ -30,9 +30,9 @@ def test_the_best_for_each_penalty_is_taken_and_those_of_other_models_and_target
 def test_a_search_that_started_from_another_counts_with_it(model, table, corpus):
     whole = search(model, table, corpus, steps=5)
     search(model, table, corpus, steps=6)
-    finished = search(model, table, corpus, steps=2, start=whole)
+    search(model, table, corpus, steps=2, start=whole)
     search(model, table, corpus, steps=2, start=Subnetwork.full(model))
-    assert stored_subnetworks(model, table.hash)[1.0].provenance["start_hash"] == finished.provenance["start_hash"] == whole.hash
+    assert stored_subnetworks(model, table.hash)[1.0].provenance["start_hash"] == whole.hash
 
 
 def test_only_the_masks_that_are_taken_are_read_and_a_damaged_one_gives_way_to_the_next(
