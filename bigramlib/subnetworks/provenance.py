@@ -1,9 +1,9 @@
 """Where a subnetwork comes from: the facts that are kept with it, and what follows from them.
 
 A provenance is a dict that JSON can hold. That of a subnetwork found by training states its model ("model", "weights_hash",
-perhaps "model_hash"), its text and its settings. That of one made from others states how ("origin"). Both hold the provenances of what
-they were made from: in "start" for the subnetwork that a search started from, in "of" for complements, unions, intersections
-and differences, in "like" for random controls, in "from" for transplanted masks.
+perhaps "model_hash"), its text and its settings. That of one made from others states how ("origin"). Both hold the provenances
+of what they were made from: in "start" for the subnetwork that a search started from, in "of" for complements, unions,
+intersections and differences, in "like" for random controls, in "from" for transplanted masks.
 """
 
 from __future__ import annotations
