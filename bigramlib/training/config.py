@@ -50,7 +50,9 @@ class SparsifyConfig:
         learning_rate: of AdamW on the mask logits (other settings but the next one are torch's defaults).
         second_moment_decay: AdamW's second beta. Gradients grow with beta, a hundredfold within a search; at 0.95 the step size
             keeps pace with them, at torch's 0.999 steps become too long, and searches of deep models with attention collapse.
-        first_beta, final_beta: beta grows geometrically from the first to the last over `steps`.
+        first_beta, final_beta: beta grows geometrically from the first to the last over `steps`. The last should decide all
+            gates, so a smaller learning rate needs a larger one. What is undecided at the end is kept or dropped all the same,
+            and a warning says that the mask may predict worse than the loss.
         flattening: None trains on running text. A power a draws i.i.d. tokens in proportion to (unigram probability)^a
             and weights their losses back to the unigram distribution: the target depends on the current token alone,
             so this is the same objective with less noise, though in unnatural contexts.
