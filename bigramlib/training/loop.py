@@ -44,8 +44,8 @@ def train(
         target: what the subnetwork should predict.
         corpus: training text.
         config: the schedule.
-        start: the subnetwork near which all gates start, and from which all steps are taken, since they are decided as it
-            were from the beginning; None starts them at 1/2, and ends when they are decided.
+        start: the subnetwork near which all gates start, decided as it were, so that all steps are taken; None starts them at
+            1/2, and ends when they are decided.
         run: how far the run is; updated at each step.
         tensors: the gates of a run that is continued; None at its beginning.
         saved_state: where the state is saved at times, and when an interrupt comes.
@@ -55,13 +55,7 @@ def train(
     draw = batches(corpus, config, generator, run.step)
     gates = ShardedGates(model, config, ranks) if ranks.count > 1 else Gates(model, config)
     step = OptimizerStep(model, target.bind(model), gates, config, run)
-    if tensors is None:
-        run.beta = config.first_beta
-        if start:
-            gates.start_from(start.masks, run.beta)
-    else:
-        gates.restore(tensors)
-        generator.bit_generator.state = run.generator
+    _begin(gates, generator, config, start, run, tensors)
     saved_state.count_from(run.step)
     with _progress(config, run, ranks) as progress, interrupts_deferred() as interrupted:
         while run.step < config.steps and (start or not run.converged):
@@ -82,6 +76,24 @@ def train(
             if stop:
                 raise KeyboardInterrupt(f"Training was interrupted after step {run.step}; the same call goes on from there.")
     return Subnetwork(gates.masks(), model.architecture)
+
+
+def _begin(
+    gates: Gates,
+    generator: np.random.Generator,
+    config: SparsifyConfig,
+    start: Subnetwork | None,
+    run: Run,
+    tensors: dict[str, Tensor] | None,
+) -> None:
+    """Set beta, the gates and the random generator to where a run begins, or to where it was saved (see `train`)."""
+    if tensors is not None:
+        gates.restore(tensors)
+        generator.bit_generator.state = run.generator
+        return
+    run.beta = config.first_beta
+    if start:
+        gates.start_from(start.masks, run.beta)
 
 
 def _check_gates(run: Run, gates: Gates, config: SparsifyConfig, kl: float) -> None:

@@ -59,8 +59,7 @@ def find_subnetwork(
             default. Lambda is searched in six runs at most, until the density is within 5 % of the wish. All runs are kept in
             the store, so asking again trains nothing. If none comes so near, the nearest is returned, with a warning.
         start: a subnetwork of this model near which all gates start (`gates.KEPT_GATE`), instead of at 1/2, such as one whose
-            gates were not decided when its search ended, or one for another text. All steps of the config are then taken. The
-            gates stay nearer to where they started the larger `first_beta` is and the smaller the learning rate.
+            search ended undecided. All steps are taken; a large `first_beta` and a small learning rate keep gates near it.
         ranks: the processes that search together (`ranks.joined`), each of which calls this with the same arguments.
 
     Returns:
@@ -71,8 +70,7 @@ def find_subnetwork(
         FloatingPointError: weights or the loss are not finite, no weight changes the loss, or the target is no distribution.
         OSError: what the store holds cannot be read just now, or the store cannot be written.
         MemoryError: not even one sequence at a time fits into memory (a batch that does not is taken in several passes).
-        ValueError: corpus, target and model do not share a vocabulary, no search with this config gives the density, or the
-            search starts from a subnetwork of another model, or from one that keeps weights which the config drops.
+        ValueError: corpus, target, start and config are not for this model, or no search with this config gives the density.
 
     Example:
         >>> subnetwork = find_subnetwork(model, table, corpus, SparsifyConfig.suited(model, table, 30))
@@ -80,26 +78,21 @@ def find_subnetwork(
         30.0
     """
     config = config or SparsifyConfig.suited(model, target)
-    model.check_vocabulary(corpus)
-    model.check_length(config.sequence_length)
-    if start:
-        _check_start(start, model, config)
-    if density is not None:
-        density = checked_density(density, config, model)
-        configs = partial(replace, config)
-        return with_density(
-            density, lambda penalty: _find(model, target, corpus, configs(sparsity_penalty=penalty), start, ranks)
-        )
-    return _find(model, target, corpus, config, start, ranks)
+    _check(model, corpus, config, start)
+    search = partial(_find, model, target, corpus, start, ranks)
+    if density is None:
+        return search(config)
+    density = checked_density(density, config, model)
+    return with_density(density, lambda penalty: search(replace(config, sparsity_penalty=penalty)))
 
 
 def _find(
     model: LanguageModel,
     target: Target,
     corpus: TokenCorpus,
-    config: SparsifyConfig,
     start: Subnetwork | None,
     ranks: Ranks,
+    config: SparsifyConfig,
 ) -> Subnetwork:
     """The subnetwork of one lambda: from the store, or trained and kept there."""
     model_facts = model.facts()
@@ -187,8 +180,12 @@ def _trained(
     return subnetwork, run
 
 
-def _check_start(start: Subnetwork, model: LanguageModel, config: SparsifyConfig) -> None:
-    """Raise ValueError unless a search with this config can start from a subnetwork."""
+def _check(model: LanguageModel, corpus: TokenCorpus, config: SparsifyConfig, start: Subnetwork | None) -> None:
+    """Raise ValueError unless a model can be searched on a corpus with this config, from this start if there is one."""
+    model.check_vocabulary(corpus)
+    model.check_length(config.sequence_length)
+    if not start:
+        return
     start.check_fits(model)
     searched = set(model.architecture.within(config.layers, config.attention))
     if outside := next((name for name, mask in start.masks.items() if name not in searched and mask.any()), None):
