@@ -55,9 +55,9 @@ def find_subnetwork(
         target: what the subnetwork should predict.
         corpus: training text (of which, with `flattening`, only the unigram distribution is used).
         config: the schedule; `SparsifyConfig.suited` to model and target if not given.
-        density: the share of the maskable weights to keep, above 0 and below 1; the config then leaves lambda as it is by
-            default. Lambda is searched in six runs at most, until the density is within 5 % of the wish. All runs are kept in
-            the store, so asking again trains nothing. If none comes so near, the nearest is returned, with a warning.
+        density: the share of the maskable weights to keep, above 0 and below 1, in place of a lambda in the config. Lambda is
+            searched in six runs at most, until the density is within 5 % of the wish. All runs are kept in the store. If none
+            comes so near, the nearest is returned, with a warning.
         start: a subnetwork of this model near which all gates start (`gates.KEPT_GATE`), instead of at 1/2, such as one whose
             search ended undecided. All steps are taken; a large `first_beta` and a small learning rate keep gates near it.
         ranks: the processes that search together (`ranks.joined`), each of which calls this with the same arguments.
