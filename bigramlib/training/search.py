@@ -63,8 +63,7 @@ def find_subnetwork(
         ranks: the processes that search together (`ranks.joined`), each of which calls this with the same arguments.
 
     Returns:
-        A subnetwork whose provenance records the config, whether the gates were decided in time (`converged`), and the
-        history of (step, KL in nats, kept share, undecided share).
+        A subnetwork whose provenance has the config, whether the gates were decided in time (`converged`), and its `history`.
 
     Raises:
         FloatingPointError: weights or the loss are not finite, no weight changes the loss, or the target is no distribution.
