@@ -59,10 +59,11 @@ def test_unstable_runs_are_tried_again_with_another_shuffle(model, table, corpus
 def test_a_search_that_stays_unstable_is_kept_with_a_warning(model, table, corpus, monkeypatch, caplog):
     judged = []
     monkeypatch.setattr(training, "is_unstable", lambda losses, tokens: judged.append(tokens) or True)
-    found = find_subnetwork(model, table, corpus, replace(QUICK, steps=2, attempts=2, sparsity_penalty=3, seed=4))
+    config = replace(QUICK, steps=2, attempts=2, sparsity_penalty=3, seed=4, undecided_share=-1.0)
+    found = find_subnetwork(model, table, corpus, config)
     assert (found.provenance["attempt"], found.provenance["unstable"]) == (1, True)
     assert set(judged) == {QUICK.batch_size * QUICK.sequence_length}
-    message = caplog.messages[0]
+    (message,) = caplog.messages
     assert (
         message.startswith("The loss of this search (lambda 3, seed 4) jumped and stayed high") and "attempts to 4" in message
     )
