@@ -52,7 +52,8 @@ def run_search(options: argparse.Namespace) -> str:
         train, _ = model.load_corpus(options.corpus, text_column=options.text_column)
         table = BigramTable.from_corpus(train)
         found = find_subnetwork(model, table, train, config, ranks=ranks)
-        file = store_folder("subnetworks") / f"{store_key(key_facts(model.facts(), table, train, config))}.safetensors"
+        facts = key_facts(model.facts(), table, train, config, found.provenance.get("start_hash"))
+        file = store_folder("subnetworks") / f"{store_key(facts)}.safetensors"
         said = f"{found.kept:,} of {found.total:,} weights kept ({found.density:.3%}): {file}\n"
         return said if ranks.leads else ""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -35,6 +35,8 @@ NUMBERS = (
 )
 LATER_DEFAULTS = {"with_replacement": True, "first_beta": 1.0, "second_moment_decay": 0.999}
 """Settings that came after version 0.1, with what was done before. So set, they leave no trace: its runs are found again."""
+START = "start"
+"""The setting that leaves no trace in `facts` at all: what a run started from is told by its masks, not by how they came."""
 SMALL_MODEL, LARGE_MODEL = 5_000_000, 50_000_000
 """Maskable weights up to which, and from which on, a model is searched in other ways (`SparsifyConfig.suited`)."""
 
@@ -65,6 +67,8 @@ class SparsifyConfig:
         undecided_share: of undecided gates, at which a run ends (`stopping.are_decided`); below 0 it uses all its steps.
         attempts: a run that is unstable (`stopping.is_unstable`) is repeated on other batches, up to so many attempts in all.
         seed: of the batches.
+        start: how to find the subnetwork that this search starts from (`find_subnetwork`); None starts from none. Lambda and
+            seed are the same in both.
 
     Example:
         >>> config = SparsifyConfig.suited(model, table, 30)
@@ -88,6 +92,7 @@ class SparsifyConfig:
     undecided_share: Real = 0.01
     attempts: Whole = 1
     seed: Whole = 0
+    start: SparsifyConfig | None = None
 
     def __post_init__(self) -> None:
         for name in SWITCHES:
@@ -123,24 +128,47 @@ class SparsifyConfig:
             raise ValueError(f"flattening is {self.flattening}; it must lie between 0 and 1, or be None for running text.")
         if self.flattening is not None and not self.with_replacement:
             raise ValueError("with_replacement=False goes through running text; set flattening to None.")
+        if self.start is not None:
+            self._take_start(self.start)
+
+    def _take_start(self, start: SparsifyConfig) -> None:
+        """Give the first of two searches the lambda and seed of this one; raise ValueError if it searches more than this."""
+        if not isinstance(start, SparsifyConfig):
+            raise ValueError(f"start is {start!r}; give the SparsifyConfig of the search to start from.")
+        layers, of_start = (math.inf if each.layers is None else each.layers for each in (self, start))
+        if start.attention > self.attention or of_start > layers:
+            raise ValueError(
+                "start searches attention or layers that this search drops; set attention and layers so that this one searches "
+                "all that start does."
+            )
+        same = replace(start, sparsity_penalty=self.sparsity_penalty, seed=self.seed)
+        object.__setattr__(self, START, same)
 
     def facts(self) -> dict:
         """The settings as they enter keys and provenance: those of `LATER_DEFAULTS` only where they are other than there."""
         return {
             name: value
-            for name, value in asdict(self).items()
-            if not (name in LATER_DEFAULTS and LATER_DEFAULTS[name] == value)
+            for name, value in vars(self).items()
+            if name != START and not (name in LATER_DEFAULTS and LATER_DEFAULTS[name] == value)
         }
 
     def with_settings(self, settings: Mapping[str, Any]) -> SparsifyConfig:
         """The same config with some fields set.
+
+        Args:
+            settings: fields by name. `start` may be given so too: the fields of the search to start from that are set.
 
         Raises:
             ValueError: there is no such field, or a value cannot be used.
         """
         if unknown := sorted(set(settings) - set(vars(self))):
             raise ValueError(f"settings has {unknown[0]!r}, which SparsifyConfig lacks; it has {', '.join(vars(self))}.")
-        return replace(self, **settings)
+        start = settings.get(START, self.start)
+        if isinstance(start, Mapping):
+            if fixed := sorted({"sparsity_penalty", "seed"} & start.keys()):
+                raise ValueError(f"start has {fixed[0]!r}, which is the same in both searches; leave it out there.")
+            start = replace(self, start=None).with_settings(start)
+        return replace(self, **{**settings, START: start})
 
     @property
     def dtype(self) -> torch.dtype:

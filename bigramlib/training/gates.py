@@ -19,7 +19,8 @@ One search, by the functions that do it:
    a block's gradients are complete, its logits are updated at once and the gradients freed (`BlockGates.take_gradient`,
    `optimizer.LogitOptimizer.step`), while the backward pass goes on to the blocks below.
 6. The caller lets beta grow and repeats from 2 until the gates are decided (`loop.train`, `stopping.are_decided`); a search
-   that starts from a subnetwork, where they are decided at once, takes all steps.
+   that starts from a subnetwork, where they are decided at once, takes all steps. A block whose gates are all closed is dropped
+   from the next step on (`Gates.closed`, `Gates.drop`).
 7. The mask is s > 0 (`Gates.masks`).
 
 So a step costs what a plain fine-tuning step costs, plus a few elementwise passes over one block at a time. The memory above
@@ -30,7 +31,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
 
@@ -49,6 +50,8 @@ from bigramlib.training.ranks import ALONE, Ranks
 ZERO_WEIGHT_LOGIT = -1e6
 KEPT_GATE, DROPPED_GATE = 0.9, 0.05
 """Where the gates start in a search that starts from a subnetwork: near its mask, and near enough to change."""
+CLOSED_GATE = 1e-3
+"""A block without a gate above it is dropped for good: it writes next to nothing, and reopening gains only in second order."""
 LOWEST_GATE = 1e-20
 """Gates below it are set to zero: they change no float32 sum, but make subnormal numbers, which slow products down 20 times."""
 
@@ -60,7 +63,7 @@ class Gates:
         model: the frozen model.
         total: the number of maskable weights, searched or not.
         penalty_per_weight: what one open gate adds to the loss, nats: lambda / `total`.
-        dropped: the attention blocks and MLPs that are skipped, by module name.
+        dropped: the attention blocks and MLPs that are skipped, by module name: not searched, or closed.
         blocks: the gates of the others, by module name.
         masked: the masked weights by parameter name: leaves for autograd, whose values lie in the workspace.
         ranks: the processes that keep them together.
@@ -97,6 +100,21 @@ class Gates:
         """
         for block in self.blocks.values():
             block.start_from(masks, beta)
+
+    @torch.no_grad()
+    def closed(self, beta: float) -> list[str]:
+        """The blocks without a gate above `CLOSED_GATE`, by module name; one block always counts as open."""
+        threshold = math.log(CLOSED_GATE / (1 - CLOSED_GATE)) / beta
+        is_open = torch.stack([(block.logits > threshold).any() for block in self.blocks.values()]).tolist()
+        names = [name for name, found in zip(self.blocks, self.ranks.any(*is_open), strict=True) if not found]
+        return names[: len(self.blocks) - 1]
+
+    def drop(self, blocks: Iterable[str]) -> None:
+        """Skip some blocks from now on, and forget their gates; the mask keeps nothing of them."""
+        for name in blocks:
+            self.dropped.append(name)
+            for parameter in self.blocks.pop(name).masked:
+                del self.masked[parameter]
 
     def begin_step(self, beta: float) -> None:
         """Use gates sigmoid(beta s) from now on, until the backward pass updates the logits.

@@ -88,6 +88,7 @@ def _begin(
 ) -> None:
     """Set beta, the gates and the random generator to where a run begins, or to where it was saved (see `train`)."""
     if tensors is not None:
+        gates.drop(run.closed)
         gates.restore(tensors)
         generator.bit_generator.state = run.generator
         return
@@ -97,10 +98,13 @@ def _begin(
 
 
 def _check_gates(run: Run, gates: Gates, config: SparsifyConfig, kl: float) -> None:
-    """Record a step's KL (nats) and the shares of kept and undecided gates, and whether the gates are decided."""
+    """Record a step's KL (nats), the shares of kept and undecided gates and whether they are decided; drop closed blocks."""
     kept, undecided = count_gates(gates, run.beta)
     run.history.append((run.step, kl, kept / gates.total, undecided / gates.total))
     run.converged = are_decided(kept, undecided, config.undecided_share)
+    closed = gates.closed(run.beta)
+    gates.drop(closed)
+    run.closed += closed
 
 
 def _progress(config: SparsifyConfig, run: Run, ranks: Ranks) -> tqdm:

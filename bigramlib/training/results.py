@@ -16,16 +16,24 @@ log = logging.getLogger(__name__)
 
 
 def key_facts(
-    model_facts: dict, target: Target, corpus: TokenCorpus, config: SparsifyConfig, start: Subnetwork | None = None
+    model_facts: dict, target: Target, corpus: TokenCorpus, config: SparsifyConfig, start_hash: str | None = None
 ) -> dict:
-    """What the result of a run depends on. The key in the store is made of it, and of no other `LanguageModel.facts`."""
+    """What the result of a run depends on. The key in the store is made of it, and of no other `LanguageModel.facts`.
+
+    Args:
+        model_facts: `LanguageModel.facts`.
+        target: what it predicts.
+        corpus: training text.
+        config: the schedule.
+        start_hash: of the subnetwork that it started from, if any.
+    """
     facts = {
         "weights_hash": model_facts["weights_hash"],
         "target_hash": target.hash,
         "corpus_hash": corpus.hash,
         "config": config.facts(),
     }
-    facts |= {"start_hash": start.hash} if start else {}
+    facts |= {"start_hash": start_hash} if start_hash else {}
     return facts if "model_hash" not in model_facts else facts | {"model_hash": model_facts["model_hash"]}
 
 

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from bigramlib.saved_state import StateFile
 
-FORMAT = "bigramlib mask training state 3"
+FORMAT = "bigramlib mask training state 4"
+FORMAT_WITH_CLOSED_BLOCKS = "bigramlib mask training state 3"
+"""Up to version 0.4 no block was dropped in a run; what is closed is dropped when such a run goes on."""
 FORMAT_WITH_PENALTIES = "bigramlib mask training state 2"
 """Version 0.1 added penalties to the losses: such a run goes on, judged stable or not by the steps to come alone."""
 
@@ -23,6 +25,7 @@ class Run:
         step: optimizer steps made.
         beta: of the next step.
         converged: whether the gates are decided.
+        closed: blocks that were dropped since all their gates were closed (`gates.Gates.closed`), by module name.
         passes: backward passes in which a batch is taken; more than 1 only after memory ran out.
         generator: the state of the random generator that draws batches.
         losses: the cross-entropy with the target at each step, nats, without the penalty.
@@ -33,6 +36,7 @@ class Run:
     step: int = 0
     beta: float = 1.0
     converged: bool = False
+    closed: list[str] = field(default_factory=list)
     passes: int = 1
     generator: dict = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
@@ -57,7 +61,7 @@ class SavedState(StateFile):
         Raises:
             OSError, MemoryError: it cannot be read just now; it is left as it is.
         """
-        return self.read("mask training", _parsed, FORMAT, FORMAT_WITH_PENALTIES)
+        return self.read("mask training", _parsed, FORMAT, FORMAT_WITH_CLOSED_BLOCKS, FORMAT_WITH_PENALTIES)
 
 
 class NoState(SavedState):

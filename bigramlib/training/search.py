@@ -60,6 +60,7 @@ def find_subnetwork(
             comes so near, the nearest is returned, with a warning.
         start: a subnetwork of this model near which all gates start (`gates.KEPT_GATE`), instead of at 1/2, such as one whose
             search ended undecided. All steps are taken; a large `first_beta` and a small learning rate keep gates near it.
+            `config.start` says instead how to find one.
         ranks: the processes that search together (`ranks.joined`), each of which calls this with the same arguments.
 
     Returns:
@@ -93,9 +94,11 @@ def _find(
     ranks: Ranks,
     config: SparsifyConfig,
 ) -> Subnetwork:
-    """The subnetwork of one lambda: from the store, or trained and kept there."""
+    """The subnetwork of one lambda: from the store, or trained and kept there; before it, that of the search it starts from."""
+    if config.start:
+        start = _find(model, target, corpus, None, ranks, config.start)
     model_facts = model.facts()
-    facts = key_facts(model_facts, target, corpus, config, start)
+    facts = key_facts(model_facts, target, corpus, config, start.hash if start else None)
     file = store_folder("subnetworks") / f"{store_key(facts)}.safetensors"
     attempt = partial(train, model, target, corpus, config, start)
     if not ranks.leads:
@@ -183,6 +186,10 @@ def _check(model: LanguageModel, corpus: TokenCorpus, config: SparsifyConfig, st
     """Raise ValueError unless a model can be searched on a corpus with this config, from this start if there is one."""
     model.check_vocabulary(corpus)
     model.check_length(config.sequence_length)
+    if config.start:
+        if start:
+            raise ValueError("Both start and config.start say what to start from; leave one out.")
+        _check(model, corpus, config.start, None)
     if not start:
         return
     start.check_fits(model)
@@ -235,7 +242,7 @@ def _record(
     Raises:
         ValueError: the model was changed meanwhile.
     """
-    if key_facts(model.facts(), target, corpus, config, start) != facts:
+    if key_facts(model.facts(), target, corpus, config, start.hash if start else None) != facts:
         raise ValueError(
             f"The model {model.name!r} was changed while its mask was trained, so nothing was stored; load it anew, and "
             "leave it alone meanwhile."

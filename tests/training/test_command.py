@@ -39,6 +39,12 @@ def test_it_finds_what_the_library_finds_and_says_where_it_lies(asked, tmp_path,
     assert said.startswith(f"{found.kept:,} of {found.total:,} weights kept ({found.density:.3%}): ")
 
 
+def test_a_setting_says_what_to_start_from(asked):
+    said = run_search(command_line().parse_args([*asked, "--set", "first_beta=50", "--set", f"start={SETTINGS}"]))
+    found = Subnetwork.load(said.strip().rpartition(": ")[2])
+    assert found.provenance["start"]["steps"] == SETTINGS["steps"] and len(list(store_folder("subnetworks").iterdir())) == 2
+
+
 def test_torchrun_has_two_processes_search_and_one_of_them_says_so(asked):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
     command += ["--rdzv-endpoint", "localhost:0", "-m", "bigramlib", *asked, "--whole-batch"]

@@ -30,6 +30,32 @@ def test_a_config_out_of_range_is_refused(field, value, message):
         SparsifyConfig(**{field: value})
 
 
+def test_settings_of_a_start_stand_in_place_of_those_that_suit_the_model():
+    suited = SparsifyConfig(3.0, seed=2, final_beta=70.0)
+    config = suited.with_settings({"steps": 9, "start": {"steps": 70, "start": {"attention": False}}})
+    assert config.start == replace(suited, steps=70, start=replace(suited, attention=False)) and config.steps == 9
+    assert config.facts() == replace(config, start=None).facts(), "a key is made of the masks that a search started from"
+    other = replace(config, sparsity_penalty=5.0, seed=1)
+    assert (other.start.sparsity_penalty, other.start.start.seed) == (5.0, 1)
+    assert config.with_settings({"start": None}).start is None and config.with_settings({"steps": 8}).start == config.start
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"start": "mask.safetensors"}, "start is 'mask.safetensors'; give the SparsifyConfig of the search to start from"),
+        ({"start": {"setps": 1}}, "settings has 'setps', which SparsifyConfig lacks"),
+        ({"start": {"seed": 1}}, "start has 'seed', which is the same in both searches; leave it out there"),
+        ({"layers": 2, "start": {"layers": 3}}, "start searches attention or layers that this search drops"),
+        ({"layers": 2, "start": {"layers": None}}, "start searches attention or layers that this search drops"),
+        ({"attention": False, "start": {"attention": True}}, "start searches attention or layers that this search drops"),
+    ],
+)
+def test_a_start_that_cannot_be_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        SparsifyConfig().with_settings(settings)
+
+
 def test_settings_may_be_numbers_of_numpy_or_texts_of_yaml(model, table, corpus, monkeypatch):
     given = SparsifyConfig(
         np.float32(1), steps=np.int64(30), batch_size=2.0, sequence_length="16", learning_rate="5e-2", seed=np.uint8(0)

@@ -1,6 +1,7 @@
 """Gates multiply weights as they should, share memory, and are updated in the backward pass."""
 
 import gc
+import math
 import weakref
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from conftest import build
 from searches import QUICK
 
-from bigramlib.training.gates import Gates
+from bigramlib.training.gates import CLOSED_GATE, Gates
 
 
 def test_a_weight_that_is_exactly_zero_starts_closed_and_still_counts(tokenizer):
@@ -69,6 +70,34 @@ def test_masked_weights_share_memory_and_are_made_again_as_they_were(any_model, 
         for name, moment in block.split(block.optimizer.state()["exp_avg"]):
             assert torch.allclose(moment, 0.1 * logits[name].grad, rtol=1e-3, atol=1e-7)
     assert len({part.untyped_storage().data_ptr() for part in gates.masked.values()}) == 1
+
+
+def test_a_block_is_closed_when_its_largest_gate_is_and_then_writes_nothing(any_model, corpus):
+    gates = Gates(any_model, QUICK)
+    ids = torch.from_numpy(corpus.ids[:32]).long().view(2, 16)
+    first, second, *others = gates.blocks
+    with torch.no_grad():
+        for name in (first, second):
+            gates.blocks[name].logits.fill_(math.log(0.99 * CLOSED_GATE) / 5)
+        gates.blocks[second].logits[-1] = math.log(1.2 * CLOSED_GATE) / 5
+    assert gates.closed(5.0) == [first] and gates.closed(5.5) == [first, second] and not gates.closed(4.9)
+    gates.drop([first])
+    gates.begin_step(5.0)
+    masked = {name: torch.zeros_like(any_model.maskable[name]) for name in any_model.architecture.blocks[first]}
+    for block in gates.blocks.values():
+        block.make_masked_weights()
+        masked |= {name: part.clone() for name, part in block.matrices(gates.workspace.masked)}
+    torch.testing.assert_close(gates.hidden(ids), any_model.hidden(ids, masked), rtol=1e-3, atol=1e-4)
+    assert first in gates.dropped and list(gates.blocks) == [second, *others]
+    assert not any(gates.masks()[name].any() for name in any_model.architecture.blocks[first])
+
+
+def test_one_block_stays_when_all_are_closed(model):
+    gates = Gates(model, QUICK)
+    for block in gates.blocks.values():
+        block.logits.data.fill_(-1.0)
+    gates.drop(gates.closed(100.0))
+    assert len(gates.blocks) == 1 and set(gates.masked) == set(next(iter(gates.blocks.values())).masked)
 
 
 def test_gates_are_freed_with_their_tensors(model):

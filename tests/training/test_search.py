@@ -9,9 +9,11 @@ from conftest import VOCABULARY, build
 from searches import QUICK, cut
 
 from bigramlib import Subnetwork, TokenCorpus, find_subnetwork
+from bigramlib.analysis.overlap import jaccard
 from bigramlib.numeric import percent
 from bigramlib.store import store_folder
 from bigramlib.training import search as training
+from bigramlib.training.gates import Gates
 from bigramlib.training.results import key_facts, store_key
 
 
@@ -115,6 +117,23 @@ def test_a_search_that_starts_from_a_subnetwork_goes_on_to_the_same_bits(model, 
     assert find_subnetwork(model, table, corpus, config, start=half).hash == whole.hash
 
 
+def test_closed_blocks_are_dropped_after_an_interrupt_too_and_the_mask_is_the_same(model, table, corpus, monkeypatch):
+    dropped = []
+    drop = Gates.drop
+    monkeypatch.setattr(Gates, "drop", lambda gates, blocks: dropped.append(list(blocks)) or drop(gates, blocks))
+    config, start = replace(QUICK, first_beta=50.0, sparsity_penalty=20.0), Subnetwork.mlp(model, 0)
+    found = find_subnetwork(model, table, corpus, config, start=start)
+    assert dropped[0] and set(found.empty_blocks) >= {name for names in dropped for name in names} and found.kept
+    monkeypatch.setenv("BIGRAMLIB_STORE", str(store_folder("other")))
+    with cut(12):
+        find_subnetwork(model, table, corpus, config, start=start)
+    before = len(dropped)
+    assert find_subnetwork(model, table, corpus, config, start=start).hash == found.hash and dropped[before] == dropped[0]
+    monkeypatch.setenv("BIGRAMLIB_STORE", str(store_folder("another")))
+    monkeypatch.setattr(Gates, "closed", lambda *_: [])
+    assert jaccard(find_subnetwork(model, table, corpus, config, start=start), found) > 0.99
+
+
 def test_a_search_does_not_start_from_what_it_drops_or_from_another_models_subnetwork(model, table, corpus, tokenizer):
     with pytest.raises(ValueError, match=r"keeps weights of '.*': the config drops them. Set layers and attention"):
         find_subnetwork(model, table, corpus, replace(QUICK, attention=False), start=half_of(model))
@@ -127,6 +146,26 @@ def test_a_wished_density_is_searched_from_the_start_that_is_given(model, table,
     half = half_of(model)
     found = find_subnetwork(model, table, corpus, replace(QUICK, sparsity_penalty=10.0), density=0.3, start=half)
     assert found.provenance["start_hash"] == half.hash
+
+
+def test_a_config_can_say_how_to_find_the_subnetwork_to_start_from(model, table, corpus, monkeypatch):
+    first, second = replace(QUICK, sparsity_penalty=2.0, seed=3), replace(QUICK, sparsity_penalty=2.0, seed=3, first_beta=50.0)
+    start = find_subnetwork(model, table, corpus, first)
+    by_hand = find_subnetwork(model, table, corpus, second, start=start)
+    both = replace(second, start=QUICK)
+    with pytest.raises(ValueError, match=r"Both start and config\.start say what to start from"):
+        find_subnetwork(model, table, corpus, both, start=start)
+    monkeypatch.setattr(training, "train", lambda *_: pytest.fail("trained"))
+    assert find_subnetwork(model, table, corpus, both).hash == by_hand.hash, "lambda and seed are those of the second search"
+    with pytest.raises(pytest.fail.Exception, match="trained"):
+        find_subnetwork(model, table, corpus, replace(second, start=replace(QUICK, steps=3)))
+
+
+def test_all_of_a_chain_of_searches_is_checked_before_the_first(tokenizer, table, corpus, monkeypatch):
+    monkeypatch.setattr(training, "train", lambda *_: pytest.fail("trained"))
+    long = replace(QUICK, start=replace(QUICK, start=replace(QUICK, sequence_length=10**6)))
+    with pytest.raises(ValueError, match="sequences of 1000000 tokens"):
+        find_subnetwork(build("gpt2", tokenizer), table, corpus, long)
 
 
 def test_another_corpus_or_model_trains_another(model, table, corpus, tokenizer, monkeypatch):

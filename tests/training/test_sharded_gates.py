@@ -85,6 +85,22 @@ def test_two_processes_start_from_a_subnetwork_as_one_does(place, alone):
     assert found(place).hash == alone(CONFIG, start=start).hash != alone(CONFIG).hash
 
 
+def test_two_processes_find_the_subnetwork_to_start_from_as_one_does(place, alone):
+    config = replace(CONFIG, first_beta=20.0, start=CONFIG)
+    assert run(place, config) == [0, 0]
+    assert found(place).hash == alone(config).hash == alone(replace(config, start=None), start=alone(CONFIG)).hash
+
+
+def test_two_processes_drop_blocks_that_close_as_one_does_and_go_on_after_an_end(place, alone):
+    start, config = Subnetwork.mlp(load_model(place), 0), replace(CONFIG, steps=24, first_beta=50.0, sparsity_penalty=20.0)
+    start.save(place / "start")
+    with cut(15):
+        alone(config, store="store", start=start)
+    assert run(place, config, start=place / "start") == [0, 0]
+    assert found(place).hash == alone(config, start=start).hash
+    assert len(found(place).empty_blocks) > 1 and found(place).kept
+
+
 def test_two_processes_that_divide_the_batch_agree_with_one_and_halve_passes_together(place, alone):
     configs = replace(CONFIG, steps=30), replace(CONFIG, seed=1)
     assert run(place, *configs, whole_batch=False, trouble="memory") == [0, 0]
