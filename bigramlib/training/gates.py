@@ -20,7 +20,7 @@ One search, by the functions that do it:
    `optimizer.LogitOptimizer.step`), while the backward pass goes on to the blocks below.
 6. The caller lets beta grow and repeats from 2 until the gates are decided (`loop.train`, `stopping.are_decided`); a search
    that starts from a subnetwork, where they are decided at once, takes all steps. A block whose gates are all closed is dropped
-   from the next step on (`Gates.closed`, `Gates.drop`).
+   from the next step on (`stopping.count_gates`, `Gates.drop`).
 7. The mask is s > 0 (`Gates.masks`).
 
 So a step costs what a plain fine-tuning step costs, plus a few elementwise passes over one block at a time. The memory above
@@ -50,8 +50,6 @@ from bigramlib.training.ranks import ALONE, Ranks
 ZERO_WEIGHT_LOGIT = -1e6
 KEPT_GATE, DROPPED_GATE = 0.9, 0.05
 """Where the gates start in a search that starts from a subnetwork: near its mask, and near enough to change."""
-CLOSED_GATE = 1e-3
-"""A block without a gate above it is dropped for good: it writes next to nothing, and reopening gains only in second order."""
 LOWEST_GATE = 1e-20
 """Gates below it are set to zero: they change no float32 sum, but make subnormal numbers, which slow products down 20 times."""
 
@@ -100,14 +98,6 @@ class Gates:
         """
         for block in self.blocks.values():
             block.start_from(masks, beta)
-
-    @torch.no_grad()
-    def closed(self, beta: float) -> list[str]:
-        """The blocks without a gate above `CLOSED_GATE`, by module name; one block always counts as open."""
-        threshold = math.log(CLOSED_GATE / (1 - CLOSED_GATE)) / beta
-        is_open = torch.stack([(block.logits > threshold).any() for block in self.blocks.values()]).tolist()
-        names = [name for name, found in zip(self.blocks, self.ranks.any(*is_open), strict=True) if not found]
-        return names[: len(self.blocks) - 1]
 
     def drop(self, blocks: Iterable[str]) -> None:
         """Skip some blocks from now on, and forget their gates; the mask keeps nothing of them."""

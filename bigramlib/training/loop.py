@@ -99,10 +99,9 @@ def _begin(
 
 def _check_gates(run: Run, gates: Gates, config: SparsifyConfig, kl: float) -> None:
     """Record a step's KL (nats), the shares of kept and undecided gates and whether they are decided; drop closed blocks."""
-    kept, undecided = count_gates(gates, run.beta)
+    kept, undecided, closed = count_gates(gates, run.beta)
     run.history.append((run.step, kl, kept / gates.total, undecided / gates.total))
     run.converged = are_decided(kept, undecided, config.undecided_share)
-    closed = gates.closed(run.beta)
     gates.drop(closed)
     run.closed += closed
 

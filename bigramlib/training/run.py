@@ -25,7 +25,7 @@ class Run:
         step: optimizer steps made.
         beta: of the next step.
         converged: whether the gates are decided.
-        closed: blocks that were dropped since all their gates were closed (`gates.Gates.closed`), by module name.
+        closed: blocks that were dropped since all their gates were closed (`stopping.count_gates`), by module name.
         passes: backward passes in which a batch is taken; more than 1 only after memory ran out.
         generator: the state of the random generator that draws batches.
         losses: the cross-entropy with the target at each step, nats, without the penalty.

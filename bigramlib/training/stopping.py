@@ -1,6 +1,7 @@
 """When mask training ends, and how a run is judged.
 
-1. A run ends when its gates are decided (`count_gates`, `are_decided`), or after `SparsifyConfig.steps` steps.
+1. A run ends when its gates are decided (`count_gates`, `are_decided`), or after `SparsifyConfig.steps` steps. A block whose
+   gates are all closed is dropped before that (`count_gates`).
 2. A run whose losses jumped and stayed high is unstable (`is_unstable`), and is repeated (`SparsifyConfig.attempts`).
 3. The first step names the matrices of which no weight changes the loss, and fails if all are such (`gradients_watched`).
 """
@@ -22,19 +23,31 @@ from bigramlib.training.gates import Gates
 
 CHECK_EVERY = 10
 """Steps between two looks at the losses, and at whether the gates are decided."""
+CLOSED_GATE = 1e-3
+"""A block without a gate above it is dropped for good: it writes next to nothing, and reopening gains only in second order."""
 JUDGED_TOKENS = 4096
 """Tokens of which the mean loss tells whether a run is stable."""
 log = logging.getLogger(__name__)
 
 
 @torch.no_grad()
-def count_gates(gates: Gates, beta: float) -> tuple[int, int]:
-    """(kept, undecided): how many gates lie above 0.9, and how many between 0.1 and 0.9, at this beta and the logits of now."""
-    threshold = math.log(9) / beta
+def count_gates(gates: Gates, beta: float) -> tuple[int, int, list[str]]:
+    """Look at all gates, at this beta and the logits of now.
+
+    Returns:
+        kept: how many gates lie above 0.9.
+        undecided: how many lie between 0.1 and 0.9.
+        closed: the blocks that have no gate above `CLOSED_GATE`, by module name; but one block always counts as open.
+    """
+    threshold, open_from = math.log(9) / beta, math.log(CLOSED_GATE / (1 - CLOSED_GATE)) / beta
     logits = [block.logits for block in gates.blocks.values()]
-    counts = [torch.stack([(part > threshold).sum(), (part.abs() < threshold).sum()]) for part in logits]
-    kept, undecided = gates.ranks.sum(torch.stack(counts).sum(0)).tolist()
-    return kept, undecided
+    counts = [
+        torch.stack([(part > threshold).sum(), (part.abs() < threshold).sum(), (part > open_from).sum()]) for part in logits
+    ]
+    rows = gates.ranks.sum(torch.stack(counts)).tolist()
+    kept, undecided, _ = map(sum, zip(*rows, strict=True))
+    closed = [name for name, (_, _, is_open) in zip(gates.blocks, rows, strict=True) if not is_open]
+    return kept, undecided, closed[: len(rows) - 1]
 
 
 def are_decided(kept: int, undecided: int, undecided_share: float) -> bool:

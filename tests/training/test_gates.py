@@ -9,7 +9,8 @@ import torch
 from conftest import build
 from searches import QUICK
 
-from bigramlib.training.gates import CLOSED_GATE, Gates
+from bigramlib.training.gates import Gates
+from bigramlib.training.stopping import CLOSED_GATE, count_gates
 
 
 def test_a_weight_that_is_exactly_zero_starts_closed_and_still_counts(tokenizer):
@@ -80,7 +81,7 @@ def test_a_block_is_closed_when_its_largest_gate_is_and_then_writes_nothing(any_
         for name in (first, second):
             gates.blocks[name].logits.fill_(math.log(0.99 * CLOSED_GATE) / 5)
         gates.blocks[second].logits[-1] = math.log(1.2 * CLOSED_GATE) / 5
-    assert gates.closed(5.0) == [first] and gates.closed(5.5) == [first, second] and not gates.closed(4.9)
+    assert [count_gates(gates, beta)[2] for beta in (4.9, 5.0, 5.5)] == [[], [first], [first, second]]
     gates.drop([first])
     gates.begin_step(5.0)
     masked = {name: torch.zeros_like(any_model.maskable[name]) for name in any_model.architecture.blocks[first]}
@@ -96,7 +97,7 @@ def test_one_block_stays_when_all_are_closed(model):
     gates = Gates(model, QUICK)
     for block in gates.blocks.values():
         block.logits.data.fill_(-1.0)
-    gates.drop(gates.closed(100.0))
+    gates.drop(count_gates(gates, 100.0)[2])
     assert len(gates.blocks) == 1 and set(gates.masked) == set(next(iter(gates.blocks.values())).masked)
 
 
