@@ -58,9 +58,8 @@ def find_subnetwork(
         density: the share of the maskable weights to keep, above 0 and below 1, in place of a lambda in the config. Lambda is
             searched in six runs at most, until the density is within 5 % of the wish. All runs are kept in the store. If none
             comes so near, the nearest is returned, with a warning.
-        start: a subnetwork of this model near which all gates start (`gates.KEPT_GATE`), instead of at 1/2, such as one whose
-            search ended undecided. All steps are taken; a large `first_beta` and a small learning rate keep gates near it.
-            `config.start` says instead how to find one.
+        start: a subnetwork of this model near which gates start (`gates.KEPT_GATE`), not at 1/2, such as one whose search ended
+            undecided; or `config.start`. All steps are taken; a large `first_beta` and small learning rate keep gates near it.
         ranks: the processes that search together (`ranks.joined`), each of which calls this with the same arguments.
 
     Returns:
