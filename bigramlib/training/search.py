@@ -241,7 +241,7 @@ def _record(
     Raises:
         ValueError: the model was changed meanwhile.
     """
-    if key_facts(model.facts(), target, corpus, config, start.hash if start else None) != facts:
+    if key_facts(model.facts(), target, corpus, config, facts.get("start_hash")) != facts:
         raise ValueError(
             f"The model {model.name!r} was changed while its mask was trained, so nothing was stored; load it anew, and "
             "leave it alone meanwhile."
