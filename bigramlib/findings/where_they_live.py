@@ -20,7 +20,7 @@ NAMED_SHARE = 0.03
 """A part of the model is named in the figure if it has at least this share of the kept weights at some size."""
 CLAIMS = {
     "first mlp": Claim(
-        "The smallest subnetwork with r > 0.95 lies mostly in the first layer's MLP",
+        "A subnetwork with r > 0.95 lies mostly in the first layer's MLP",
         "concentrated in the first MLP",
         "{share:.0%} of kept weights (seeds {low:.0%} to {high:.0%}); the first MLP holds {uniform:.0%} of those searched",
         lambda share, **_: share > 0.5,
