@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import pandas as pd
@@ -31,6 +31,10 @@ MEASURES = (
 r with its 95 % interval r_low to r_high, r_clipped, kl and cross_entropy (nats per token) and perplexity are those of
 `Evaluation`; tokens is how many next tokens were measured; r_spread and cross_entropy_spread are half the range over draws.
 """
+
+
+ABLATIONS = ("full", "subnetwork", "random", "full - subnetwork", "full - random", "empty")
+"""What `ablate` measures."""
 
 
 def frontier(
@@ -83,6 +87,7 @@ def ablate(
     table: BigramTable,
     *,
     draws: int = 5,
+    cases: Collection[str] = ABLATIONS,
     max_tokens: int | None = MAX_TOKENS,
 ) -> pd.DataFrame:
     """What keeping and what removing a subnetwork does, compared with random ones of its size (paper, finding 4).
@@ -93,35 +98,41 @@ def ablate(
         corpus: held-out text.
         table: the bigram table.
         draws: random controls, with as many weights of each matrix.
+        cases: which of `ABLATIONS` to measure, if not all; "full" is always measured.
         max_tokens: as in `evaluate`.
 
     Returns:
-        One row for each case: "full", "subnetwork", "random", "full - subnetwork", "full - random", "empty". Columns: kept
-        (weights), `MEASURES`, and rise with its 95 % interval rise_low to rise_high: by how much the cross-entropy exceeds the
-        full model's, nats per token (means over the draws).
+        One row for each case, in the order of `ABLATIONS`. Columns: kept (weights), `MEASURES`, and rise with its 95 % interval
+        rise_low to rise_high: by how much the cross-entropy exceeds the full model's, nats per token (means over the draws).
+
+    Raises:
+        ValueError: there is no such case.
 
     Example:
         >>> rows = ablate(model, subnetwork, held_out, table, draws=1)
         >>> float(rows.rise["full"])
         0.0
     """
+    if unknown := set(cases) - set(ABLATIONS):
+        raise ValueError(f"cases has {min(unknown)!r}; choose from {', '.join(ABLATIONS)}.")
     randoms = [subnetwork.random_like(draw) for draw in range(draws)]
-    cases = {
-        "full": [Subnetwork.full(model)],
-        "subnetwork": [subnetwork],
-        "random": randoms,
-        "full - subnetwork": [~subnetwork],
-        "full - random": [~random for random in randoms],
-        "empty": [Subnetwork.empty(model)],
-    }
+    members = (
+        [Subnetwork.full(model)],
+        [subnetwork],
+        randoms,
+        [~subnetwork],
+        [~random for random in randoms],
+        [Subnetwork.empty(model)],
+    )
+    asked = {case: each for case, each in zip(ABLATIONS, members, strict=True) if case in {"full", *cases}}
     rows: dict[str, dict[str, float]] = {}
     full = None
-    for name, members in tqdm(cases.items(), desc="ablating", unit="case"):
-        results = [evaluate(model, corpus, table, member, max_tokens=max_tokens) for member in members]
+    for name, each in tqdm(asked.items(), desc="ablating", unit="case"):
+        results = [evaluate(model, corpus, table, member, max_tokens=max_tokens) for member in each]
         full = full or results[0]
         rises = np.mean([result.rise_from(full) for result in results], axis=0).tolist()
         rise = dict(zip(("rise", "rise_low", "rise_high"), rises, strict=True))
-        rows[name] = {"kept": members[0].kept} | _measures(results) | rise
+        rows[name] = {"kept": each[0].kept} | _measures(results) | rise
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("case")
 
 

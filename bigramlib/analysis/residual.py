@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from bigramlib.analysis.by_token import Pass, token_by_token, without_attention
 from bigramlib.analysis.measured import measured_once, told_apart
 from bigramlib.models.bridge import in_short
 from bigramlib.models.language_model import LanguageModel
@@ -35,6 +36,8 @@ KEPT_NUMBERS = 2**22
 """Moments of more numbers, 32 MB, are not kept in the store."""
 VERSION = "residual moments 1"
 """Another one is due when moments change, so that what the store holds is measured again."""
+STREAMS_AT_ONCE = 2**27
+"""How many numbers of residual streams, 512 MB, may be kept so that no token is computed twice where attention is empty."""
 TRIED_TOKENS = 16
 """How many tokens TransformerLens is tried out on."""
 TOLERANCE = 1e-3
@@ -198,7 +201,8 @@ def residual_stream(
     """Run sequences batch by batch: through TransformerLens, or by plain hooks on the model where that does not show it.
 
     Which of them is tried out on the first tokens; a warning says where plain hooks are used. TransformerLens runs a copy. The
-    model's own weights are masked only while it is copied, or while plain hooks run a batch.
+    model's own weights are masked only while it is copied, or while plain hooks run a batch. Without attention each token is
+    computed once (see `by_token.py`).
 
     Yields:
         (batch, stream): which sequences of `ids` the batch holds, and their residual stream at each layer boundary.
@@ -207,12 +211,20 @@ def residual_stream(
     masked = partial(subnetwork.applied, model) if subnetwork else nullcontext
     with masked(), full_precision():
         bridge = _checked_bridge(model, torch.from_numpy(ids[:1, :TRIED_TOKENS]).to(model.device))
-    for begin in tqdm(range(0, len(ids), batch_size), desc="residual stream", unit="batch", leave=False):
-        batch = slice(begin, begin + batch_size)
-        tokens = torch.from_numpy(ids[batch]).to(model.device)
+        by_token = without_attention(model)
+
+    def streamed(tokens: Int[Tensor, "batch pos"]) -> tuple[Tensor, ...]:
         with nullcontext() if bridge else masked(), full_precision():
             stream = _by_bridge(bridge, model, tokens) if bridge else _by_hooks(model, tokens)
-        yield batch, stream[:, :, len(model.prefix) :]
+        return tuple(stream[:, :, len(model.prefix) :])
+
+    compute: Pass = streamed
+    first, tokens = (torch.from_numpy(part).to(model.device) for part in (ids[:batch_size], np.unique(ids)))
+    if by_token and model.embedded(tokens).numel() * (model.architecture.layers + 1) <= STREAMS_AT_ONCE:
+        compute = token_by_token(streamed, first, tokens)
+    for begin in tqdm(range(0, len(ids), batch_size), desc="residual stream", unit="batch", leave=False):
+        batch = slice(begin, begin + batch_size)
+        yield batch, torch.stack(compute(torch.from_numpy(ids[batch]).to(model.device)))
 
 
 def _checked_bridge(model: LanguageModel, ids: Int[Tensor, "batch pos"]) -> TransformerBridge | None:

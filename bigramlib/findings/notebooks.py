@@ -8,6 +8,7 @@ import re
 import sys
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bigramlib.disk import written_whole
@@ -97,7 +98,7 @@ def kept(store: Path) -> list[Path]:
 
 
 def execute(notebook: Path, output: Path, store: Path, parameters: Mapping[str, object], folder: Path = NOTEBOOKS) -> None:
-    """Execute a notebook, and save it even if it fails.
+    """Execute a notebook in the kernel of this process (see `kernel.py`), and save it even if it fails.
 
     Args:
         notebook: its path.
@@ -112,18 +113,38 @@ def execute(notebook: Path, output: Path, store: Path, parameters: Mapping[str, 
     import papermill  # it comes with the extra "notebooks", which nothing else here needs
     from nbclient.exceptions import DeadKernelError
 
+    from bigramlib.findings.kernel import kernel_for_notebook
+
     logging.basicConfig(format=f"[{notebook.stem[:2]}] %(message)s", force=True)
     logging.getLogger("papermill").setLevel(logging.INFO)
     os.environ.update(HEADLESS | {"BIGRAMLIB_STORE": str(store.absolute())})
     output.parent.mkdir(parents=True, exist_ok=True)
+    options = {"kernel_name": "python3", "cwd": folder, "progress_bar": False, "log_output": True}
     try:
-        papermill.execute_notebook(
-            notebook, output, parameters, kernel_name="python3", cwd=folder, progress_bar=False, log_output=True
-        )
+        with kernel_for_notebook(folder) as kernel:
+            papermill.execute_notebook(notebook, output, parameters, km=kernel, **options)
     except papermill.PapermillExecutionError as error:
         raise NotebookError(f"{error}notebook {notebook.name} failed ({error.ename}: {error.evalue}); see {output}") from error
     except DeadKernelError as error:
         raise NotebookError(f"notebook {notebook.name} was ended before its last cell ({error}); see {output}") from error
+
+
+@dataclass(frozen=True)
+class Execution:
+    """A notebook to be executed; see `execute`."""
+
+    notebook: Path
+    output: Path
+    store: Path
+    parameters: dict[str, object] = field(hash=False)
+
+    def run(self) -> None:
+        """Execute it, wherever this is called."""
+        say(f"== {self} on {self.parameters['model']}")
+        execute(self.notebook, self.output, self.store, self.parameters, self.notebook.parent)
+
+    def __str__(self) -> str:
+        return f"notebook {self.notebook.stem[:2]}"
 
 
 def copy_with_figures(notebook: Path, copy: Path, folder: str) -> None:

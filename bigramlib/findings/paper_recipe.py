@@ -25,6 +25,8 @@ from bigramlib.subnetworks.subnetwork import Subnetwork
 from bigramlib.training.config import SparsifyConfig
 from bigramlib.training.search import find_subnetwork
 
+COMPARED = ("subnetwork", "full - subnetwork", "full - random")
+"""What of an ablation is compared."""
 SHORT, PAPER = "short schedule", "paper's recipe"
 COLOURS = {SHORT: BLUE, PAPER: ORANGE}
 Families = Mapping[str, Sequence[Subnetwork]]
@@ -102,7 +104,7 @@ def compare(study: Study, families: Families, draws: int) -> pd.DataFrame:
     rows = []
     for schedule, members in families.items():
         for found in members:
-            ablation = study.ablate(found, draws=draws)
+            ablation = study.ablate(found, draws=draws, cases=COMPARED)
             config, steps = found.provenance["config"], found.provenance["steps"]
             read = steps * config["batch_size"] * config["sequence_length"]
             rows.append({

@@ -6,8 +6,8 @@ import ast
 import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from bigramlib.cluster.searches import Search
 from bigramlib.cluster.sweep import grid
 from bigramlib.cluster.workers import workers
 from bigramlib.disk import located
-from bigramlib.findings.notebooks import EXECUTED, NOTEBOOKS, OWN_STORE, execute, numbered, say, take_shipped
+from bigramlib.findings.notebooks import EXECUTED, NOTEBOOKS, OWN_STORE, Execution, numbered, say, take_shipped
 from bigramlib.findings.paper_recipe import paper_config
 from bigramlib.findings.parameters import PARAMETERS, checked, read_parameters
 from bigramlib.findings.style import figure_folder
@@ -40,24 +40,6 @@ LONGEST = ("12", "13", "16", "08", "02", "05")
 """The notebooks that take longest. They begin first, so that no process waits long for the last one."""
 
 
-@dataclass(frozen=True)
-class Execution:
-    """A notebook to be executed; see `execute`."""
-
-    notebook: Path
-    output: Path
-    store: Path
-    parameters: dict[str, object] = field(hash=False)
-
-    def run(self) -> None:
-        """Execute it, wherever this is called."""
-        say(f"== {self} on {self.parameters['model']}")
-        execute(self.notebook, self.output, self.store, self.parameters, self.notebook.parent)
-
-    def __str__(self) -> str:
-        return f"notebook {self.notebook.stem[:2]}"
-
-
 def reproduce(
     model: str | None,
     corpus: str,
@@ -66,6 +48,7 @@ def reproduce(
     numbers: list[str],
     scheduler: str = "",
     processes: int | None = None,
+    search: bool = True,
 ) -> list[str]:
     """Execute notebooks on a model; figures go to figures/<model>/, executed notebooks to .executed/<model>/.
 
@@ -81,6 +64,7 @@ def reproduce(
         numbers: the first two digits of the name of each notebook.
         scheduler: of Dask, as in `workers`.
         processes: as in `workers`.
+        search: whether masks are found first; if the store holds them, notebook 01 need not be waited for either.
 
     Returns:
         The model names that were given to the notebooks; a path is absolute.
@@ -99,12 +83,14 @@ def reproduce(
     store = store_root()
     if Path(".store/reproduce").is_dir():
         say(f"make: masks of an earlier version: cp -Rn .store/reproduce/. {shlex.quote(str(store))} keeps them")
-    masks = [search for number in numbers for search in searches_of(number, executions[number].parameters)]
-    parts: dict[str, Sequence[Search | Execution]] = {
-        "masks, first notebook": [*(executions[number] for number in numbers if number == BEGINS), *masks],
-        "notebooks": [executions[number] for number in others],
-        "last notebooks": [executions[number] for number in numbers if number in ENDS],
-    }
+    first, middle, last = (
+        [executions[number] for number in part]
+        for part in ({BEGINS} & set(numbers), others, [number for number in numbers if number in ENDS])
+    )
+    parts: dict[str, Sequence[Search | Execution]] = {"notebooks": [*first, *middle], "last notebooks": last}
+    if search:
+        masks = [found for number in numbers for found in searches_of(number, executions[number].parameters)]
+        parts = {"masks, first notebook": [*first, *masks], "notebooks": middle, "last notebooks": last}
     with workers(scheduler, processes, device, max(weights)) as executor:
         run_all(parts, executor)
     return list(dict.fromkeys(models.values()))
@@ -128,7 +114,7 @@ def draw_figures(numbers: list[str], processes: int | None = None) -> list[str]:
     """
     take_shipped(OWN_STORE)
     os.environ["BIGRAMLIB_STORE"] = str(OWN_STORE.absolute())
-    return reproduce(None, CORPORA[0], "text", "cpu", numbers, processes=processes)
+    return reproduce(None, CORPORA[0], "text", "cpu", numbers, processes=processes, search=False)
 
 
 def run_all(parts: Mapping[str, Sequence[Search | Execution]], executor: Executor | None) -> None:
@@ -144,17 +130,12 @@ def run_all(parts: Mapping[str, Sequence[Search | Execution]], executor: Executo
     errors: list[Exception] = []
     for described, tasks in parts.items():
         try:
-            on_each(run, tasks, executor, described)
+            on_each(methodcaller("run"), tasks, executor, described)
         except ExceptionGroup as group:
             errors += group.exceptions
     if errors:
         count = sum(len(set(tasks)) for tasks in parts.values())
         raise ExceptionGroup(f"{len(errors)} of {count} tasks failed; ask again to go on ({errors[0]})", errors)
-
-
-def run(task: Search | Execution) -> None:
-    """Find a mask or execute a notebook."""
-    task.run()
 
 
 def execution(number: str, typed: str, model: str, given: Mapping[str, str]) -> Execution:

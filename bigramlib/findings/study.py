@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from bigramlib.analysis.controls import ablate, frontier
+from bigramlib.analysis.controls import ABLATIONS, ablate, frontier
 from bigramlib.analysis.evaluate import MAX_TOKENS, Evaluation, evaluate
 from bigramlib.analysis.lenses import LENS_TOKENS, lens_report
 from bigramlib.analysis.predictions import TOP, lens, predictions
@@ -171,9 +171,16 @@ class Study:
         """Bigram correlation of several subnetworks, given by sparsity penalty, against their size (see `frontier`)."""
         return frontier(self.model, subnetworks, self.held_out, self.table, draws=draws, max_tokens=max_tokens)
 
-    def ablate(self, subnetwork: Subnetwork, *, draws: int = 5, max_tokens: int | None = MAX_TOKENS) -> pd.DataFrame:
+    def ablate(
+        self,
+        subnetwork: Subnetwork,
+        *,
+        draws: int = 5,
+        cases: Collection[str] = ABLATIONS,
+        max_tokens: int | None = MAX_TOKENS,
+    ) -> pd.DataFrame:
         """What it costs to keep only, or to remove, a subnetwork or as many random weights (see `ablate`)."""
-        return ablate(self.model, subnetwork, self.held_out, self.table, draws=draws, max_tokens=max_tokens)
+        return ablate(self.model, subnetwork, self.held_out, self.table, draws=draws, cases=cases, max_tokens=max_tokens)
 
     # -- the residual stream ------------------------------------------------------------------------------------------
 

@@ -69,15 +69,15 @@ def tokenized(model: LanguageModel, drawn: Sequence[tuple[Task, Prompt]], prompt
     Raises:
         ValueError: one is longer than the model's positions.
     """
-    end = ending(model)
+    end, most = ending(model), model.positions
     completed = [Prompt(prompt.text, prompt.answer + ("" if end else prompt_format.gap)) for _, prompt in drawn]
     examples = []
     for (task, _), (before, after) in zip(drawn, prompt_tokens(model, completed), strict=True):
         ids = np.array([*before, *after, *end], dtype=np.int64)
         length = len(model.prefix) + len(ids) - 1  # the last token is predicted and not read
-        if model.positions is not None and length > model.positions:
+        if most is not None and length > most:
             raise ValueError(
-                f"An example of the task {task.name!r} has {length} tokens, more than the {model.positions} positions of "
+                f"An example of the task {task.name!r} has {length} tokens, more than the {most} positions of "
                 f"{model.name!r}; leave the task out, shorten its texts, or lower written_examples."
             )
         examples.append(Example(ids, len(before)))

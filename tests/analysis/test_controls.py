@@ -25,6 +25,15 @@ def test_ablation_rows_are_those_of_the_pieces(model, held_out, table):
     assert list(rows.kept[["full", "subnetwork", "empty"]]) == [some.total, some.kept, 0]
 
 
+def test_an_ablation_measures_the_cases_that_are_asked_for_to_the_same_bits(model, held_out, table):
+    some = Subnetwork.full(model).random_like(0)
+    every = ablate(model, some, held_out, table, draws=1)
+    asked = ablate(model, some, held_out, table, draws=1, cases=["full - random", "subnetwork"])
+    pd.testing.assert_frame_equal(asked, every.loc[["full", "subnetwork", "full - random"]])
+    with pytest.raises(ValueError, match=r"cases has 'removed'; choose from full, subnetwork, "):
+        ablate(model, some, held_out, table, cases=["removed"])
+
+
 def test_full_row_of_an_ablation_is_the_evaluation_of_the_model(model, held_out, table):
     some = Subnetwork.full(model).random_like(0)
     rows, whole = ablate(model, some, held_out, table, draws=1), evaluate(model, held_out, table)

@@ -86,7 +86,7 @@ def test_figures_are_drawn_from_the_masks_of_the_checkout_and_the_users_store_st
         reproduction, "reproduce", lambda *given, **more: asked.append((*given, more, store_root())) or ["mini"]
     )
     assert draw_figures(["01"], 2) == ["mini"]
-    assert asked == [(None, "sotu", "text", "cpu", ["01"], {"processes": 2}, store)]
+    assert asked == [(None, "sotu", "text", "cpu", ["01"], {"processes": 2, "search": False}, store)]
     assert (store / "subnetworks/a").read_text() == "found here" and (store / "tuned/b").read_text() == "shipped"
     assert not (tmp_path / "store").exists()
 
