@@ -21,7 +21,7 @@ os.chdir({folder!r})
 if "matplotlib.pyplot" in sys.modules:
     sys.modules["matplotlib.pyplot"].close("all")
 for module in list(sys.modules.values()):
-    getattr(module, "__warningregistry__", {{}}).clear()
+    getattr(module, "__dict__", {{}}).get("__warningregistry__", {{}}).clear()
 get_ipython().reset()
 __import__("gc").collect()
 """

@@ -11,7 +11,7 @@ from bigramlib.findings.notebooks import NotebookError, execute
 
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 WHERE = "import os\nprint(os.getpid(), os.getcwd(), os.environ['BIGRAMLIB_STORE'])"
-LEAVES = "import warnings\nleft = 1\nwarnings.warn('once', stacklevel=1)\nimport matplotlib.pyplot as plt\nplt.figure();"
+LEAVES = "from bigramlib import Study\nimport warnings\nleft = 1\nwarnings.warn('once', stacklevel=1)\nimport matplotlib.pyplot as plt\nplt.figure();"
 FINDS = "import matplotlib.pyplot as plt\nprint('left' in globals(), plt.get_fignums())"
 
 
