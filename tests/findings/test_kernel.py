@@ -11,7 +11,12 @@ from bigramlib.findings.notebooks import NotebookError, execute
 
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 WHERE = "import os\nprint(os.getpid(), os.getcwd(), os.environ['BIGRAMLIB_STORE'])"
-LEAVES = "from bigramlib import Study\nimport warnings\nleft = 1\nwarnings.warn('once', stacklevel=1)\nimport matplotlib.pyplot as plt\nplt.figure();"
+LEAVES = """from bigramlib import Study
+import warnings
+import matplotlib.pyplot as plt
+left = 1
+plt.figure()
+warnings.warn('once', stacklevel=1)"""
 FINDS = "import matplotlib.pyplot as plt\nprint('left' in globals(), plt.get_fignums())"
 
 
