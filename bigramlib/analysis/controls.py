@@ -115,25 +115,24 @@ def ablate(
     """
     if unknown := set(cases) - set(ABLATIONS):
         raise ValueError(f"cases has {min(unknown)!r}; choose from {', '.join(ABLATIONS)}.")
-    randoms = [subnetwork.random_like(draw) for draw in range(draws)]
-    members = (
-        [Subnetwork.full(model)],
-        [subnetwork],
-        randoms,
-        [~subnetwork],
-        [~random for random in randoms],
-        [Subnetwork.empty(model)],
-    )
-    asked = {case: each for case, each in zip(ABLATIONS, members, strict=True) if case in {"full", *cases}}
+    members = _ablated(model, subnetwork, draws)
     rows: dict[str, dict[str, float]] = {}
     full = None
-    for name, each in tqdm(asked.items(), desc="ablating", unit="case"):
-        results = [evaluate(model, corpus, table, member, max_tokens=max_tokens) for member in each]
+    for name in tqdm([case for case in ABLATIONS if case in {"full", *cases}], desc="ablating", unit="case"):
+        results = [evaluate(model, corpus, table, member, max_tokens=max_tokens) for member in members[name]]
         full = full or results[0]
         rises = np.mean([result.rise_from(full) for result in results], axis=0).tolist()
         rise = dict(zip(("rise", "rise_low", "rise_high"), rises, strict=True))
-        rows[name] = {"kept": each[0].kept} | _measures(results) | rise
+        rows[name] = {"kept": members[name][0].kept} | _measures(results) | rise
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("case")
+
+
+def _ablated(model: LanguageModel, subnetwork: Subnetwork, draws: int) -> dict[str, list[Subnetwork]]:
+    """The subnetworks of each of `ABLATIONS`."""
+    randoms = [subnetwork.random_like(draw) for draw in range(draws)]
+    removed = [~random for random in randoms]
+    full, empty = Subnetwork.full(model), Subnetwork.empty(model)
+    return dict(zip(ABLATIONS, ([full], [subnetwork], randoms, [~subnetwork], removed, [empty]), strict=True))
 
 
 def smallest_reaching(points: pd.DataFrame, r: float) -> pd.Series:

@@ -79,20 +79,11 @@ def reproduce(
     weights = [check_values(name, corpus, device, numbers, text_column) for name in dict.fromkeys(models.values() or [MODEL])]
     given = {"corpus": corpus, "text_column": text_column, "device": device}
     executions = {number: execution(number, typed[number], models[number], given) for number in numbers}
-    others = [number for number in (*LONGEST, *numbers) if number in numbers and number not in (BEGINS, *ENDS)]
     store = store_root()
     if Path(".store/reproduce").is_dir():
         say(f"make: masks of an earlier version: cp -Rn .store/reproduce/. {shlex.quote(str(store))} keeps them")
-    first, middle, last = (
-        [executions[number] for number in part]
-        for part in ({BEGINS} & set(numbers), others, [number for number in numbers if number in ENDS])
-    )
-    parts: dict[str, Sequence[Search | Execution]] = {"notebooks": [*first, *middle], "last notebooks": last}
-    if search:
-        masks = [found for number in numbers for found in searches_of(number, executions[number].parameters)]
-        parts = {"masks, first notebook": [*first, *masks], "notebooks": middle, "last notebooks": last}
     with workers(scheduler, processes, device, max(weights)) as executor:
-        run_all(parts, executor)
+        run_all(in_parts(executions, search), executor)
     return list(dict.fromkeys(models.values()))
 
 
@@ -115,6 +106,23 @@ def draw_figures(numbers: list[str], processes: int | None = None) -> list[str]:
     take_shipped(OWN_STORE)
     os.environ["BIGRAMLIB_STORE"] = str(OWN_STORE.absolute())
     return reproduce(None, CORPORA[0], "text", "cpu", numbers, processes=processes, search=False)
+
+
+def in_parts(executions: Mapping[str, Execution], search: bool) -> dict[str, list[Search | Execution]]:
+    """What is done together, one part after another.
+
+    Args:
+        executions: notebooks, by number.
+        search: as in `reproduce`.
+    """
+    order = dict.fromkeys(number for number in (*LONGEST, *executions) if number in executions)
+    first = [executions[number] for number in order if number == BEGINS]
+    middle = [executions[number] for number in order if number not in (BEGINS, *ENDS)]
+    last: list[Search | Execution] = [executions[number] for number in order if number in ENDS]
+    if not search:
+        return {"notebooks": [*first, *middle], "last notebooks": last}
+    masks = [found for number, executed in executions.items() for found in searches_of(number, executed.parameters)]
+    return {"masks, first notebook": [*first, *masks], "notebooks": [*middle], "last notebooks": last}
 
 
 def run_all(parts: Mapping[str, Sequence[Search | Execution]], executor: Executor | None) -> None:

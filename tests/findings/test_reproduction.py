@@ -10,7 +10,7 @@ from bigramlib import ModelTarget
 from bigramlib.__main__ import main
 from bigramlib.cluster.searches import Search
 from bigramlib.findings import reproduction
-from bigramlib.findings.reproduction import draw_figures, execution, searches_of
+from bigramlib.findings.reproduction import draw_figures, execution, in_parts, searches_of
 from bigramlib.store import store_root
 from bigramlib.training.results import key_facts, store_key
 
@@ -70,6 +70,18 @@ def test_the_searches_of_checkpoints_are_those_that_notebook_07_asks_for(monkeyp
     found = searches_of("07", {"model": model, "every": every, "penalties": [7]})
     names = [search.model.partition("@")[2] for search in found]
     assert names == revisions if isinstance(revisions, list) else len(set(names)) == revisions
+
+
+def test_notebooks_wait_for_the_masks_that_are_searched_and_only_for_these(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    executions = {number: execution(number, "mini", "mini", {}) for number in ("01", "02", "09", "15", "16")}
+    searched, drawn = (
+        {part: [str(task)[-2:] for task in tasks if task in executions.values()] for part, tasks in parts.items()}
+        for parts in (in_parts(executions, search=True), in_parts(executions, search=False))
+    )
+    assert searched == {"masks, first notebook": ["01"], "notebooks": ["16", "02", "15"], "last notebooks": ["09"]}
+    assert drawn == {"notebooks": ["01", "16", "02", "15"], "last notebooks": ["09"]}
+    assert len(in_parts(executions, search=True)["masks, first notebook"]) > 1
 
 
 def test_figures_are_drawn_from_the_masks_of_the_checkout_and_the_users_store_stays_as_it_is(tmp_path, monkeypatch):

@@ -20,6 +20,7 @@ SHARED = {
     "alt_text",
     "answers_after_tuning",
     "claims",
+    "kernel",
     "notebooks",
     "parameters",
     "report",
