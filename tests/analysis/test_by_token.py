@@ -6,8 +6,9 @@ import torch
 from conftest import token_ids
 
 from bigramlib import Subnetwork, evaluate
-from bigramlib.analysis import by_token
+from bigramlib.analysis import by_token, residual
 from bigramlib.analysis.by_token import token_by_token, without_attention
+from bigramlib.analysis.residual import residual_stream
 
 WITH_POSITIONS = ("tiny gpt2",)
 """Models with an embedding of each position, so that the same token has other predictions elsewhere."""
@@ -44,6 +45,24 @@ def test_a_subnetwork_without_attention_is_measured_once_a_token(any_model, held
         assert once == tried + len(np.unique(held_out.windows(32, None)[0]))
 
 
+def test_residual_streams_without_attention_are_computed_once_a_token(any_model, monkeypatch):
+    ids, asked = token_ids(shape=(6, 32)).numpy(), []
+
+    def counted(passed, first, tokens):
+        return token_by_token(lambda given: asked.append(given.numel()) or passed(given), first, tokens)
+
+    monkeypatch.setattr(residual, "token_by_token", counted)
+    fast = [stream for _, stream in residual_stream(any_model, ids, mlps(any_model), batch_size=3)]
+    monkeypatch.setattr(residual, "STREAMS_AT_ONCE", 0)
+    usual = [stream for _, stream in residual_stream(any_model, ids, mlps(any_model), batch_size=3)]
+    for once, each in zip(fast, usual, strict=True):
+        assert once.shape == each.shape and torch.allclose(once, each, rtol=1e-4, atol=1e-4)
+    if any_model.name in WITH_POSITIONS:
+        assert sum(asked) > ids.size
+    else:
+        assert sum(asked) == by_token.COMPARED * 32 + len(np.unique(ids))
+
+
 def test_any_weight_of_attention_is_seen(any_model):
     names = [name for name in any_model.maskable if name not in any_model.architecture.within(None, False)]
     with mlps(any_model).applied(any_model):
@@ -71,10 +90,10 @@ def test_tokens_are_computed_when_they_are_first_asked_for():
     assert torch.equal(once(ids[1:])[0], hidden[1:]) and asked == [[7, 9]]
 
 
-def test_a_pass_that_reads_other_tokens_stays_as_it_is():
+def test_a_pass_of_which_any_tensor_reads_other_tokens_stays_as_it_is():
     ids = token_ids()
 
     def summed(ids):
-        return (ids.cumsum(1).float()[..., None],)
+        return torch.ones_like(ids), ids.cumsum(1).float()[..., None]
 
     assert token_by_token(summed, ids, ids.unique()) is summed
