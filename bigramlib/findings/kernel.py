@@ -20,12 +20,19 @@ os.environ.update({environment!r})
 os.chdir({folder!r})
 if "matplotlib.pyplot" in sys.modules:
     sys.modules["matplotlib.pyplot"].close("all")
-for module in list(sys.modules.values()):
-    getattr(module, "__dict__", {{}}).get("__warningregistry__", {{}}).clear()
+for name, module in list(sys.modules.items()):
+    own = getattr(module, "__dict__", {{}})
+    own.get("__warningregistry__", {{}}).clear()
+    for thing in own.values() if name.startswith("bigramlib.") else ():
+        getattr(thing, "cache_clear", bool)()
 get_ipython().reset()
-__import__("gc").collect()
+import gc, sys
+gc.collect()
+if "torch" in sys.modules:
+    sys.modules["torch"].cuda.empty_cache()
+del gc, sys
 """
-"""What leaves a kernel nothing of the notebook before but what was imported; warnings that come once will come again."""
+"""Leaves a kernel nothing of the notebook before but what was imported; warnings that come once will come again."""
 
 
 class _Kernel(AsyncKernelManager):
@@ -87,8 +94,8 @@ def kernel_for_notebook(folder: Path) -> Iterator[AsyncKernelManager]:
     except BaseException:
         _kernel.end()
         raise
-    finally:
-        _kernel.leave()
+    _kernel.leave()
+    _kernel.made_new(folder)  # so that models of a notebook leave the memory with it, and not when the next one comes
 
 
 @atexit.register

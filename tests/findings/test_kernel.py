@@ -53,6 +53,14 @@ def test_the_second_notebook_has_the_kernel_of_the_first_as_if_it_were_new(execu
     assert [cell.execution_count for cell in done.cells] == [1, 2, 3, 4]
 
 
+def test_what_a_notebook_had_in_memory_goes_with_it(executed):
+    (before, *_), _ = executed("one", WHERE, "import torch\nleft = torch.ones(2**28)")
+    kernel = psutil.Process(int(before.split()[0]))
+    assert kernel.memory_info().rss < 2**30
+    (after,), _ = executed("two", WHERE)
+    assert after.split()[0] == before.split()[0]
+
+
 @pytest.mark.parametrize("fault", ["1 / 0", "import os\nos._exit(1)"])
 def test_after_a_notebook_that_failed_the_next_one_has_another_kernel(executed, fault):
     (first,), _ = executed("one", WHERE)
