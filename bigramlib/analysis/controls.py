@@ -31,8 +31,6 @@ MEASURES = (
 r with its 95 % interval r_low to r_high, r_clipped, kl and cross_entropy (nats per token) and perplexity are those of
 `Evaluation`; tokens is how many next tokens were measured; r_spread and cross_entropy_spread are half the range over draws.
 """
-
-
 ABLATIONS = ("full", "subnetwork", "random", "full - subnetwork", "full - random", "empty")
 """What `ablate` measures."""
 

@@ -219,9 +219,10 @@ def residual_stream(
         return tuple(stream[:, :, len(model.prefix) :])
 
     compute: Pass = streamed
-    first, tokens = (torch.from_numpy(part).to(model.device) for part in (ids[:batch_size], np.unique(ids)))
-    if by_token and model.embedded(tokens).numel() * (model.architecture.layers + 1) <= STREAMS_AT_ONCE:
-        compute = token_by_token(streamed, first, tokens)
+    if by_token:
+        first, tokens = (torch.from_numpy(part).to(model.device) for part in (ids[:batch_size], np.unique(ids)))
+        if model.embedded(tokens).numel() * (model.architecture.layers + 1) <= STREAMS_AT_ONCE:
+            compute = token_by_token(streamed, first, tokens)
     for begin in tqdm(range(0, len(ids), batch_size), desc="residual stream", unit="batch", leave=False):
         batch = slice(begin, begin + batch_size)
         yield batch, torch.stack(compute(torch.from_numpy(ids[batch]).to(model.device)))

@@ -1,4 +1,4 @@
-"""One Jupyter kernel for all notebooks that a process executes, since what they import takes as long as many a notebook."""
+"""Kernels that the notebooks of a process use one after another, since what they import takes as long as many a notebook."""
 
 from __future__ import annotations
 
@@ -14,15 +14,20 @@ from jupyter_client.manager import AsyncKernelManager
 from jupyter_core.utils import run_sync
 
 SECONDS_TO_ANSWER = 30
-AS_NEW = """
-import os, sys
+PLACED = """
+import os
 os.environ.update({environment!r})
 os.chdir({folder!r})
+del os
+"""
+"""Gives a kernel the environment of this process and the working directory of the next notebook."""
+EMPTIED = """
+import sys
 if "matplotlib.pyplot" in sys.modules:
     sys.modules["matplotlib.pyplot"].close("all")
 for name, module in list(sys.modules.items()):
-    own = getattr(module, "__dict__", {{}})
-    own.get("__warningregistry__", {{}}).clear()
+    own = getattr(module, "__dict__", {})
+    own.get("__warningregistry__", {}).clear()
     for thing in own.values() if name.startswith("bigramlib.") else ():
         getattr(thing, "cache_clear", bool)()
 get_ipython().reset()
@@ -32,7 +37,7 @@ if "torch" in sys.modules:
     sys.modules["torch"].cuda.empty_cache()
 del gc, sys
 """
-"""Leaves a kernel nothing of the notebook before but what was imported; warnings that come once will come again."""
+"""Leaves a kernel nothing of a notebook but what was imported; warnings that come once will come again."""
 
 
 class _Kernel(AsyncKernelManager):
@@ -56,15 +61,14 @@ class _Kernel(AsyncKernelManager):
         if self.has_kernel:
             run_sync(self.shutdown_kernel)(now=True)
 
-    def made_new(self, folder: Path) -> bool:
-        """Whether a kernel runs and could be left with nothing of the notebook before."""
+    def does(self, code: str) -> bool:
+        """Whether the kernel runs and some code could be executed in it."""
         if not self.has_kernel:
             return False
         client = self.blocking_client()
         client.start_channels()
         try:
             client.wait_for_ready(SECONDS_TO_ANSWER)
-            code = AS_NEW.format(environment=dict(os.environ), folder=str(folder.absolute()))
             reply = client.execute_interactive(code, silent=True, timeout=SECONDS_TO_ANSWER)
             return reply["content"]["status"] == "ok"
         except (RuntimeError, TimeoutError):
@@ -73,31 +77,45 @@ class _Kernel(AsyncKernelManager):
             client.stop_channels()
 
 
-_kernel = _Kernel(kernel_name="python3")
+_idle: list[_Kernel] = []
+"""Kernels of this process that no notebook uses: one, or as many as threads of it have executed notebooks at the same time."""
 
 
 @contextmanager
 def kernel_for_notebook(folder: Path) -> Iterator[AsyncKernelManager]:
-    """The kernel of this process, as if it were new; where none runs, papermill starts it.
+    """A kernel as if it were new, of which no other notebook makes use; where none is left, papermill starts one.
 
-    It ends with the process, or with a notebook that fails.
+    It ends with the process, or with a notebook that fails. What a notebook had in memory goes with the notebook.
 
     Args:
         folder: the working directory of the notebook.
     """
-    global _kernel
-    if not _kernel.made_new(folder):  # one that ended cannot be started again
-        _kernel.end()
-        _kernel = _Kernel(kernel_name="python3")
+    place = PLACED.format(environment=dict(os.environ), folder=str(folder.absolute()))
+    kernel = _taken()
+    if not kernel.does(place):
+        kernel.end()
+        kernel = _Kernel(kernel_name="python3")  # one that ended cannot be started again
     try:
-        yield _kernel
+        yield kernel
     except BaseException:
-        _kernel.end()
+        kernel.end()
         raise
-    _kernel.leave()
-    _kernel.made_new(folder)  # so that models of a notebook leave the memory with it, and not when the next one comes
+    kernel.leave()
+    if kernel.does(EMPTIED):
+        _idle.append(kernel)
+    else:
+        kernel.end()
+
+
+def _taken() -> _Kernel:
+    """A kernel that was idle, or one that is not started."""
+    try:
+        return _idle.pop()
+    except IndexError:
+        return _Kernel(kernel_name="python3")
 
 
 @atexit.register
 def _end() -> None:
-    _kernel.end()
+    for kernel in _idle:
+        kernel.end()

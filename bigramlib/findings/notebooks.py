@@ -98,7 +98,7 @@ def kept(store: Path) -> list[Path]:
 
 
 def execute(notebook: Path, output: Path, store: Path, parameters: Mapping[str, object], folder: Path = NOTEBOOKS) -> None:
-    """Execute a notebook in the kernel of this process (see `kernel.py`), and save it even if it fails.
+    """Execute a notebook in a kernel of this process (see `kernel.py`), and save it even if it fails.
 
     Args:
         notebook: its path.

@@ -108,7 +108,7 @@ def draw_figures(numbers: list[str], processes: int | None = None) -> list[str]:
     return reproduce(None, CORPORA[0], "text", "cpu", numbers, processes=processes, search=False)
 
 
-def in_parts(executions: Mapping[str, Execution], search: bool) -> dict[str, list[Search | Execution]]:
+def in_parts(executions: Mapping[str, Execution], search: bool) -> dict[str, Sequence[Search | Execution]]:
     """What is done together, one part after another.
 
     Args:
@@ -118,11 +118,11 @@ def in_parts(executions: Mapping[str, Execution], search: bool) -> dict[str, lis
     order = dict.fromkeys(number for number in (*LONGEST, *executions) if number in executions)
     first = [executions[number] for number in order if number == BEGINS]
     middle = [executions[number] for number in order if number not in (BEGINS, *ENDS)]
-    last: list[Search | Execution] = [executions[number] for number in order if number in ENDS]
+    last = [executions[number] for number in order if number in ENDS]
     if not search:
         return {"notebooks": [*first, *middle], "last notebooks": last}
     masks = [found for number, executed in executions.items() for found in searches_of(number, executed.parameters)]
-    return {"masks, first notebook": [*first, *masks], "notebooks": [*middle], "last notebooks": last}
+    return {"masks, first notebook": [*first, *masks], "notebooks": middle, "last notebooks": last}
 
 
 def run_all(parts: Mapping[str, Sequence[Search | Execution]], executor: Executor | None) -> None:

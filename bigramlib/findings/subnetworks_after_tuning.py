@@ -201,7 +201,7 @@ def removals(studies: Mapping[str, Study], subnetwork: Subnetwork, draws: int, m
     rows = []
     for name, study in studies.items():
         placed = subnetwork if name == "base" else subnetwork.transplanted(study.model)
-        table = study.ablate(placed, draws=draws, cases=list(cases), max_tokens=max_tokens)
+        table = study.ablate(placed, draws=draws, cases=cases, max_tokens=max_tokens)
         costs = table[["rise", "rise_low", "rise_high", "tokens"]]
         rows += [{"model": name, "removed": removed} | costs.loc[case].to_dict() for case, removed in cases.items()]
     return pd.DataFrame(rows)

@@ -7,6 +7,7 @@ import nbformat
 import psutil
 import pytest
 
+from bigramlib.findings.kernel import kernel_for_notebook
 from bigramlib.findings.notebooks import NotebookError, execute
 
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
@@ -51,6 +52,16 @@ def test_the_second_notebook_has_the_kernel_of_the_first_as_if_it_were_new(execu
     assert found == "False []\n"
     assert "UserWarning: once" in warned and "UserWarning: once" in again
     assert [cell.execution_count for cell in done.cells] == [1, 2, 3, 4]
+
+
+def test_notebooks_that_threads_execute_at_the_same_time_have_kernels_of_their_own(executed, tmp_path):
+    (first,), _ = executed("one", WHERE)
+    with kernel_for_notebook(tmp_path) as kernel:
+        (second,), _ = executed("two", WHERE)
+        with kernel_for_notebook(tmp_path) as another:
+            assert kernel is not another
+    (again,), _ = executed("three", WHERE)
+    assert first.split()[0] != second.split()[0] and again.split()[0] in (first.split()[0], second.split()[0])
 
 
 def test_what_a_notebook_had_in_memory_goes_with_it(executed):
